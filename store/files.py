@@ -1,0 +1,82 @@
+"""Files that are whole or absent: every write goes to a temporary file, is synced, then renamed.
+
+Nothing is ever opened for writing in place, because a finished output may be a hard link into
+DVC's cache: writing through it would corrupt the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+PARTIAL = ".partial"
+"""Suffix of a file that is being written. A crash may leave one; the next writer removes it."""
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces: the form whose sha256 is a fingerprint."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def readable_json(value: Any) -> bytes:
+    """JSON for files that people open: sorted keys, two spaces, final newline."""
+    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def digest(value: Any) -> str:
+    """sha256 (hex) of a JSON value in canonical form."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
+    """Write `parts` to `path` so that a crash leaves the old file or the new one, never a mixture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + PARTIAL)
+    with temporary.open("wb") as file:
+        for part in parts:
+            file.write(part)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a readable JSON file atomically."""
+    write_atomically(path, readable_json(value))
+
+
+def remove_partials(folder: Path) -> None:
+    """Delete what an interrupted `write_atomically` left behind anywhere below `folder`."""
+    for path in sorted(folder.rglob(f"*{PARTIAL}")):
+        path.unlink() if not path.is_dir() else shutil.rmtree(path)
+
+
+def files_below(folder: Path) -> Iterable[Path]:
+    """Every regular file or link below `folder`, sorted, links not followed."""
+    for root, folders, names in os.walk(folder, followlinks=False):
+        folders.sort()
+        for name in sorted(names):
+            yield Path(root) / name
