@@ -1,0 +1,147 @@
+"""What a person sees: progress on stderr, results on stdout, one message for a mistake."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+LINE_EVERY = 15.0
+"""Seconds between progress lines where stderr is no terminal."""
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 20 s` or `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class _Rate(ProgressColumn):
+    """Speed of a task, since it started here and not since an earlier run began it."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f} {task.fields['unit']}/s" if task.speed else "", style="cyan")
+
+
+class BarProgress:
+    """Progress as a bar with rate and time left, for a terminal."""
+
+    def __init__(self) -> None:
+        self._bars = Bars(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=err,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> BarProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        self._task = self._bars.add_task(task, total=total or None, completed=done, unit=unit)
+
+    def advance(self, amount: int) -> None:
+        if self._task is not None:
+            self._bars.advance(self._task, amount)
+
+    def note(self, line: str) -> None:
+        self._bars.console.print(line)
+
+
+class LineProgress:
+    """Progress as plain lines, for logs and DVC."""
+
+    def __init__(self) -> None:
+        self._task, self._unit, self._total, self._done = "", "", 0, 0
+        self._begun = self._last = time.monotonic()
+        self._first = 0
+
+    def __enter__(self) -> LineProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
+        self._task, self._unit, self._total, self._done, self._first = task, unit, total, done, done
+        self._begun = self._last = time.monotonic()
+
+    def advance(self, amount: int) -> None:
+        self._done += amount
+        now = time.monotonic()
+        if now - self._last < LINE_EVERY:
+            return
+        self._last = now
+        rate = (self._done - self._first) / (now - self._begun)
+        line = f"{self._task}: {self._done:,}"
+        if self._total:
+            left = (self._total - self._done) / rate if rate else float("inf")
+            line += f" of {self._total:,} {self._unit} ({self._done / self._total:.0%}), {rate:,.0f} a second"
+            line += f", {duration(left)} left" if rate else ""
+        else:
+            line += f" {self._unit}, {rate:,.0f} a second"
+        self.note(line)
+
+    def note(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+def progress() -> BarProgress | LineProgress:
+    """A bar where stderr is a terminal, else lines. Use as a context manager."""
+    return BarProgress() if err.is_terminal else LineProgress()
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout and nothing else."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()) -> None:
+    """A plain table; the columns named in `right` are right-aligned."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*[str(cell) for cell in row])
+    out.print(table)
+
+
+def print_facts(facts: dict[str, object]) -> None:
+    """Names and values, one a line."""
+    width = max(map(len, facts), default=0)
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {value}")

@@ -1,0 +1,31 @@
+"""`pipeline evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline import console
+from pipeline.params import read_params
+from pipeline.paths import Project
+
+
+def run(name: str | None, runs: Sequence[Path], folder: Path | None) -> None:
+    """Evaluate runs on heldout documents: those named, or all that params.yaml asks for."""
+    from stages.evaluate import evaluate
+
+    project = Project.here()
+    params = read_params(project.root)
+    profile = params.named(name)
+    runs = runs or [project.run(profile, v, s) for v in params.run.variants for s in params.run.seeds]
+    with console.progress() as progress:
+        results = evaluate(
+            [(run, project.results(profile, run)) for run in runs],
+            folder or project.store(profile),
+            profile.model,
+            profile.evaluate,
+            progress=progress,
+        )
+    for run, result in zip(runs, results, strict=True):
+        print(f"{project.show(run)} -> {project.show(project.results(profile, run))}")
+        console.print_facts(result.facts())

@@ -1,0 +1,106 @@
+"""`pipeline harvest`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline import console
+from pipeline.params import Params, Profile, read_params, use_profile, with_model
+from pipeline.paths import Project, suffix_of
+from store.files import digest
+from store.problem import Problem
+
+
+def run(
+    name: str | None, model: str | None, layers: Sequence[int], tokens: int | None, folder: Path | None, dry: bool
+) -> None:
+    """Harvest what the profile and the flags ask for, into the path that this content has."""
+    from stages.harvest import estimate, harvest, make_request
+
+    project = Project.here()
+    params = read_params(project.root)
+    with console.progress() as progress:
+        plain, switched = choose_profile(params, name, model, layers)
+        asked = with_flags(plain, model, layers, tokens)
+        request = make_request(asked.harvest, asked.model, asked.corpus, progress)
+        suffix = "" if asked == plain else suffix_of(digest(request))
+        target = folder or project.store(asked, suffix)
+        if dry:
+            console.print_facts(
+                estimate(target, asked.harvest, asked.model, asked.corpus, request, progress).facts()
+            )
+            return
+        if switched:
+            use_profile(project.root, plain.name)
+            progress.note(
+                f"layer {plain.harvest.layers} is the hook point of profile {plain.name}: made it the current "
+                f"one (back: pipeline use {params.profile.name})"
+            )
+        result = harvest(
+            target,
+            asked.harvest,
+            asked.model,
+            asked.corpus,
+            request=request,
+            replace=folder is None,
+            progress=progress,
+        )
+    positions = result.n_sequences * asked.harvest.context
+    done = {"finished before": "already complete, every byte verified; nothing to do"}
+    print(f"{project.show(target)}: {done.get(result.did, result.did)}")
+    console.print_facts(
+        {
+            "sequences": f"{result.n_sequences:,} of {asked.harvest.context} positions ({positions:,} tokens)",
+            "layers": asked.harvest.layers,
+            **({"rate": f"{result.tokens_per_second:,.0f} tokens/s"} if result.tokens_per_second else {}),
+            "root digest": result.root,
+        }
+    )
+
+
+def with_flags(profile: Profile, model: str | None, layers: Sequence[int], tokens: int | None) -> Profile:
+    """The profile as the flags change it."""
+    profile = with_model(profile, model)
+    if layers:
+        joined = "-".join(map(str, sorted(set(layers))))
+        same = joined == str(profile.harvest.layers)
+        profile = replace(profile, harvest=profile.harvest if same else replace(profile.harvest, layers=joined))
+    return replace(profile, corpus=replace(profile.corpus, tokens=tokens)) if tokens else profile
+
+
+def choose_profile(
+    params: Params, name: str | None, model: str | None, layers: Sequence[int]
+) -> tuple[Profile, bool]:
+    """The profile that a harvest means, and whether that makes another one current.
+
+    A layer that the current model lacks, but that one other profile declares as its hook point, means
+    that profile. It is switched to only if its weights can be had.
+
+    Raises:
+        Problem: the profile is unknown, or its weights cannot be had.
+    """
+    from stages.language_model import n_layers, resolve
+
+    profile = params.named(name)
+    if name is not None or not layers or max(layers) < n_layers(with_model(profile, None).model):
+        return profile, False
+    joined = "-".join(map(str, sorted(set(layers))))
+    declared = [p for p in params.profiles.values() if str(p.harvest.layers) == joined]
+    if len(declared) != 1:
+        return profile, False
+    if model is None:
+        try:
+            resolve(declared[0].model)
+        except Problem as problem:
+            count = n_layers(profile.model)
+            raise Problem(
+                f"Layer {joined} is the hook point of profile {declared[0].name}, whose weights cannot be had",
+                where=declared[0].model.source,
+                expected=f"those weights, or a layer of {profile.model.name} (0 to {count - 1})",
+                found=problem.found or problem.what,
+                do=f"log in to the hub and accept the model's licence, or give the weights with --model PATH; "
+                f"the current profile is still {profile.name}",
+            ) from None
+    return declared[0], True

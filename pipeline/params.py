@@ -1,0 +1,171 @@
+"""params.yaml: the only source of parameters, read into the stages' own configurations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from stages.evaluate.config import EvaluateConfig
+from stages.harvest.config import HarvestConfig
+from stages.language_model.config import CorpusConfig, ModelConfig
+from stages.train.config import TrainSizes
+from store.files import write_atomically
+from store.problem import Problem
+
+FILE = "params.yaml"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A model, its corpus and its sizes."""
+
+    name: str
+    """The profile's name, equal to its key under `profiles`."""
+
+    model: ModelConfig
+    corpus: CorpusConfig
+    harvest: HarvestConfig
+    train: TrainSizes
+    evaluate: EvaluateConfig
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `dvc repro` trains and evaluates."""
+
+    variants: tuple[str, ...] = ("baseline", "topk")
+    """Names of rows in variants.yaml."""
+
+    seeds: tuple[int, ...] = (0,)
+    """One training a variant and seed."""
+
+
+@dataclass(frozen=True)
+class Params:
+    """The whole file."""
+
+    profiles: Mapping[str, Profile]
+    profile: Profile
+    """The current one."""
+
+    run: Run
+
+    def named(self, name: str | None) -> Profile:
+        """A profile by name, or the current one.
+
+        Raises:
+            Problem: no such profile.
+        """
+        if name is None:
+            return self.profile
+        if name not in self.profiles:
+            raise Problem(
+                f"There is no profile named {name!r}",
+                where=f"{FILE}, profiles",
+                expected=", ".join(self.profiles),
+                found=name,
+                do="name one of these, or add it to the file",
+                usage=True,
+            )
+        return self.profiles[name]
+
+
+def read_params(root: Path) -> Params:
+    """Read and check the parameters of a project.
+
+    Raises:
+        Problem: the file is missing or not YAML, or a key or value in it is unknown or impossible.
+    """
+    path = root / FILE
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Problem(
+            "This is not a project folder",
+            where=root,
+            expected=f"a file named {FILE}",
+            do="change into the project's folder",
+            usage=True,
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Problem(
+            f"{FILE} is not readable YAML", where=path, found=" ".join(str(error).split()), usage=True
+        ) from None
+    try:
+        params = _ADAPTER.validate_python(content)
+    except ValidationError as error:
+        raise Problem(
+            f"{FILE} holds parameters that cannot be used",
+            where=path,
+            found="; ".join(describe(e) for e in error.errors()),
+            usage=True,
+        ) from None
+    for key, profile in params.profiles.items():
+        if profile.name != key:
+            raise Problem(
+                "A profile's name differs from its key",
+                where=f"{path}, profiles.{key}.name",
+                expected=key,
+                found=profile.name,
+                usage=True,
+            )
+    return params
+
+
+def describe(error: Mapping[str, Any]) -> str:
+    """One validation error in a person's words: where, what is wrong, what is allowed."""
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{where}: unknown parameter{_allowed(error['loc'])}"
+    if error["type"] in ("missing", "missing_argument"):
+        return f"{where}: missing"
+    return f"{where}: {error['msg']} (found {error['input']!r})"
+
+
+def _allowed(location: tuple[Any, ...]) -> str:
+    """The fields that stand where an unknown one was found."""
+    parents: dict[str, type] = {
+        "model": ModelConfig,
+        "corpus": CorpusConfig,
+        "harvest": HarvestConfig,
+        "train": TrainSizes,
+        "evaluate": EvaluateConfig,
+        "run": Run,
+    }
+    parent = parents.get(str(location[-2]) if len(location) > 1 else "", Params if len(location) < 2 else Profile)
+    return f" (allowed: {', '.join(parent.__dataclass_fields__)})"  # type: ignore[attr-defined]
+
+
+def use_profile(root: Path, name: str) -> Profile:
+    """Make a profile the current one, touching nothing else in the file."""
+    params = read_params(root)
+    profile = params.named(name)
+    path = root / FILE
+    text, count = re.subn(r"(?m)^profile: \*\S+", f"profile: *{name}", path.read_text(encoding="utf-8"))
+    if count != 1:
+        raise Problem(
+            "The line that names the current profile was not found",
+            where=path,
+            expected="one line `profile: *NAME`",
+            found=f"{count} such lines",
+            usage=True,
+        )
+    write_atomically(path, text.encode())
+    return profile
+
+
+def with_model(profile: Profile, source: str | None) -> Profile:
+    """The profile with another model in it: a hub id, a local folder or a GGUF file."""
+    if source is None:
+        return profile
+    name = Path(source).resolve().name if Path(source).exists() else source
+    return replace(profile, model=ModelConfig(name=name, source=source))
+
+
+_ADAPTER = TypeAdapter(Params, config=ConfigDict(extra="forbid", strict=False))

@@ -1,0 +1,61 @@
+"""Where a project keeps what its runs leave behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.params import FILE, Profile
+from store.problem import Problem
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with a params.yaml in it."""
+
+    root: Path
+    """Its path."""
+
+    @classmethod
+    def here(cls) -> Project:
+        """The project of the working directory: the nearest folder upwards that holds params.yaml."""
+        here = Path.cwd()
+        for folder in [here, *here.parents]:
+            if (folder / FILE).exists():
+                return cls(folder)
+        raise Problem(
+            "This is not a project folder",
+            where=here,
+            expected=f"a file named {FILE} here or in a folder above",
+            do="change into the project's folder",
+            usage=True,
+        )
+
+    def store(self, profile: Profile, suffix: str = "") -> Path:
+        """`data/stores/<profile>-L<layers>`."""
+        return self.root / "data" / "stores" / f"{profile.name}-L{profile.harvest.layers}{suffix}"
+
+    def run(self, profile: Profile, variant: str, seed: int, suffix: str = "") -> Path:
+        """`runs/<profile>/<variant>/seed<k>`."""
+        return self.root / "runs" / profile.name / variant / f"seed{seed}{suffix}"
+
+    def results(self, profile: Profile, run: Path) -> Path:
+        """`results/<profile>/<variant>/seed<k>` for a run of this project or of elsewhere."""
+        runs = self.root / "runs" / profile.name
+        place = run.resolve()
+        inside = place.relative_to(runs) if place.is_relative_to(runs) else Path(place.name)
+        return self.root / "results" / profile.name / inside
+
+    def report(self, profile: Profile) -> Path:
+        """`report/<profile>`."""
+        return self.root / "report" / profile.name
+
+    def show(self, path: Path) -> str:
+        """A path as a person would type it here."""
+        path = path.resolve()
+        return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def suffix_of(fingerprint: str) -> str:
+    """What a path gains where flags make its content differ from params.yaml."""
+    return f"-{fingerprint[:8]}"

@@ -1,0 +1,82 @@
+"""`pipeline train`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline import console
+from pipeline.params import Profile, read_params
+from pipeline.paths import Project, suffix_of
+from store.problem import Problem
+
+
+def run(
+    name: str | None,
+    variants: Sequence[str],
+    folder: Path | None,
+    steps: int | None,
+    seeds: Sequence[int],
+    out: Path | None,
+    dry: bool,
+) -> None:
+    """Train every asked variant with every asked seed, one after the other."""
+    import store
+    from stages.sae import load_variants, variant_named
+    from stages.train import check_plan, fingerprint, make_config, train
+
+    project = Project.here()
+    params = read_params(project.root)
+    profile = params.named(name)
+    table = load_variants(project.root / "variants.yaml")
+    rows = [variant_named(table, v) for v in (variants or params.run.variants)]
+    seeds = seeds or params.run.seeds
+    if out is not None and len(rows) * len(seeds) > 1:
+        raise Problem(
+            "--out names the folder of one run",
+            expected="one variant and one seed",
+            found=f"{len(rows)} variants and {len(seeds)} seeds",
+            do="leave --out away, or call once a run",
+            usage=True,
+        )
+    place = store_folder(project, profile, folder)
+    opened = store.open(place)
+    layer = max(opened.layers)
+    flagged = steps not in (None, profile.train.steps) or place.resolve() != project.store(profile).resolve()
+    with console.progress() as progress:
+        progress.note(f"store: {project.show(place)} ({profile.name}, layer {layer}, root {opened.root[:8]})")
+        if not dry:
+            opened.check(progress)
+        for row in rows:
+            for seed in seeds:
+                config = make_config(row, profile.train, seed=seed, steps=steps or profile.train.steps)
+                plan = check_plan(config, opened, layer)
+                suffix = suffix_of(fingerprint(config, opened, layer)) if flagged else ""
+                target = out or project.run(profile, row.name, seed, suffix)
+                if dry:
+                    console.print_facts({"run": project.show(target), **plan.facts()})
+                    continue
+                result = train(
+                    config, opened, layer, target, replace=out is None, store_path=place, progress=progress
+                )
+                print(f"{project.show(target)}: {result.did}")
+                console.print_facts(result.facts())
+
+
+def store_folder(project: Project, profile: Profile, folder: Path | None) -> Path:
+    """The store to read: the one named, or the profile's.
+
+    Raises:
+        Problem: there is none, with the command that makes it.
+    """
+    place = folder or project.store(profile)
+    if not (place / "manifest.json").exists():
+        raise Problem(
+            "There is no activation store here",
+            where=project.show(place),
+            expected="a folder with a manifest.json",
+            found="no such folder" if not place.exists() else "no manifest.json in it",
+            do=f"run: pipeline harvest --profile {profile.name}"
+            + (f" --store {project.show(place)}" if folder else ""),
+        )
+    return place

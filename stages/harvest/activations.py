@@ -1,0 +1,72 @@
+"""Rows of tokens -> shards of activations, the forward pass and the disk at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from jaxtyping import Int
+
+from stages.harvest.config import HarvestConfig
+from stages.harvest.plan import HarvestPlan
+from stages.harvest.storage import to_storage
+from stages.language_model import LayerRunner
+from store import StoreWriter
+from store.progress import Progress
+
+
+def batches(tokens: Int[np.ndarray, "rows context"], size: int) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Cut a shard's rows into forward passes of exactly `size` rows.
+
+    The last one is filled with copies of its first row, whose outputs nobody keeps: every pass has
+    one shape (nothing recompiles) and a row's batch is a function of its place in the shard alone.
+    """
+    for start in range(0, len(tokens), size):
+        rows = slice(start, min(start + size, len(tokens)))
+        block = tokens[rows]
+        filling = np.repeat(block[:1], size - len(block), axis=0)
+        yield rows, torch.from_numpy(np.concatenate([block, filling]).astype(np.int64))
+
+
+def harvest_shard(
+    writer: StoreWriter,
+    shard: int,
+    runner: LayerRunner,
+    config: HarvestConfig,
+    plan: HarvestPlan,
+    progress: Progress,
+) -> dict[int, np.ndarray]:
+    """Activations of one shard by layer, `[rows, context, d]` in storage dtype."""
+    tokens = writer.tokens(shard)
+    payload: dict[int, np.ndarray] = {}
+    for rows, block in batches(tokens, plan.batch_rows):
+        kept = rows.stop - rows.start
+        for layer, x in runner(block).items():
+            values = to_storage(x[:kept], config.dtype)
+            if layer not in payload:
+                payload[layer] = np.empty((len(tokens), *values.shape[1:]), values.dtype)
+            payload[layer][rows] = values
+        progress.advance(kept * tokens.shape[1])
+    return payload
+
+
+def harvest_shards(
+    writer: StoreWriter,
+    runner: LayerRunner,
+    config: HarvestConfig,
+    plan: HarvestPlan,
+    progress: Progress,
+) -> None:
+    """Fill every missing shard in order. A background thread hashes, writes and syncs shard i while
+    shard i + 1 is computed; at most two shards are in memory, however many tokens there are."""
+    pending: Future[None] | None = None
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="shard-writer") as disk:
+        for shard in writer.missing_shards():
+            payload = harvest_shard(writer, shard, runner, config, plan, progress)
+            if pending is not None:
+                pending.result()
+            pending = disk.submit(writer.write_shard, shard, payload)
+        if pending is not None:
+            pending.result()

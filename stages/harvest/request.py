@@ -1,0 +1,55 @@
+"""The request: everything that decides *what* a store contains. Its digest is the fingerprint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from stages.harvest.config import HarvestConfig
+from stages.language_model import CorpusConfig, ModelConfig, corpus, source
+from stages.language_model.model import hook_name, identity, n_layers
+from store.problem import Problem
+from store.progress import SILENT, Progress
+
+CONTENT_VERSION = 1
+"""Raised whenever a change to this code changes the bytes of a store, so that old ones are not reused."""
+
+
+def make_request(
+    config: HarvestConfig, model: ModelConfig, text: CorpusConfig, progress: Progress = SILENT
+) -> dict[str, Any]:
+    """Describe the content of a store without loading the model.
+
+    The model is named by what it is (sha256 of weights, tokenizer and configuration), not by where it
+    lies, so that two people with a copy each get one fingerprint.
+
+    Raises:
+        Problem: if the model or corpus cannot be had, or the model lacks a layer.
+    """
+    check_layers(config, model)
+    folder = source.resolve(model, progress)
+    asked = asdict(config)
+    asked.pop("batch_rows")
+    return {
+        **asked,
+        "layers": config.layer_list,
+        "hooks": [hook_name(layer) for layer in config.layer_list],
+        "model": {"name": model.name, "dtype": model.dtype, **identity(folder)},
+        "corpus": {**corpus.identity(text), "text_column": text.text_column, "tokens": text.tokens},
+        "content_version": CONTENT_VERSION,
+    }
+
+
+def check_layers(config: HarvestConfig, model: ModelConfig) -> None:
+    """Refuse a layer that the model does not have, before its weights are loaded."""
+    count = n_layers(model)
+    missing = [layer for layer in config.layer_list if layer >= count]
+    if missing:
+        raise Problem(
+            f"{model.name} has no layer {', '.join(map(str, missing))}",
+            where="harvest.layers",
+            expected=f"0 to {count - 1} (layers count from 0)",
+            found=config.layers,
+            do="choose another layer with --layer, or another model with --profile or --model",
+            usage=True,
+        )
