@@ -1,0 +1,32 @@
+"""One writer a store: an advisory lock on a file beside it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from store.problem import Problem
+
+
+class Lock:
+    """Holds `<store>.lock` from construction to `release`; the system drops it when the process dies."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder.with_name(folder.name + ".lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._descriptor)
+            raise Problem(
+                "Another process is writing this store.",
+                where=folder.absolute(),
+                found=f"a lock on {path.absolute()}",
+                do="wait until it has finished, or stop it",
+            ) from None
+
+    def release(self) -> None:
+        """Let the next writer in. The file stays: removing it would race with a writer that waits for it."""
+        os.close(self._descriptor)

@@ -1,0 +1,265 @@
+"""`manifest.json`: what a store holds, from what it was made, and the sha256 of every file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from store.files import digest, write_json
+from store.layout import STORAGE, Layout, hook_name
+from store.problem import Problem
+
+NAME = "manifest.json"
+FORMAT = "tsae-activation-store"
+VERSION = 1
+SHARD_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """What a writer has to know before the first byte."""
+
+    request: Mapping[str, Any]
+    """Everything that decides the content, as JSON; its digest is the store's fingerprint."""
+    context: int
+    """Tokens in a sequence."""
+    dtype: str
+    """Logical type of the activations: bfloat16, float16 or float32."""
+    layers: Mapping[int, int]
+    """Layer -> width of its residual stream."""
+    shard_bytes: int = SHARD_BYTES
+    """Upper bound of a shard's payload, unless eight sequences need more."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in STORAGE:
+            raise Problem("Unknown type of activations.", expected=", ".join(STORAGE), found=self.dtype)
+        if self.context < 1 or not self.layers or min(self.layers) < 0 or min(self.layers.values()) < 1:
+            raise Problem(
+                "A store needs a context and at least one layer.",
+                expected="context >= 1, layers >= 0 of width >= 1",
+                found=f"context {self.context}, layers {dict(self.layers)}",
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the request: equal fingerprints mean equal content."""
+        return digest(_as_json(self.request))
+
+    @property
+    def rows_per_shard(self) -> int:
+        """The largest multiple of 8 sequences whose widest layer fits `shard_bytes`; 8 at least."""
+        itemsize = np.dtype(STORAGE[self.dtype]).itemsize
+        rows = self.shard_bytes // (self.context * max(self.layers.values()) * itemsize)
+        return max(8, rows // 8 * 8)
+
+
+class FileRecord(NamedTuple):
+    """What the manifest knows of one file."""
+
+    size: int
+    """Bytes."""
+    sha256: str
+    """Hexadecimal."""
+
+    @classmethod
+    def of(cls, *parts: bytes | memoryview) -> FileRecord:
+        """Record of a file that holds `parts` back to back."""
+        sha256 = hashlib.sha256()
+        for part in parts:
+            sha256.update(part)
+        return cls(sum(len(part) for part in parts), sha256.hexdigest())
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of `manifest.json`."""
+
+    request: dict[str, Any]
+    """Everything that decided the content."""
+    plan: dict[str, Any]
+    """How the first run executed it; every resume follows it."""
+    context: int
+    """Tokens in a sequence."""
+    n_sequences: int | None
+    """Packed sequences; None until the text is packed."""
+    rows_per_shard: int
+    """Sequences in every shard but the last."""
+    dtype: str
+    """Logical type of the activations."""
+    layers: dict[int, int]
+    """Layer -> width of its residual stream."""
+    files: dict[str, FileRecord]
+    """Path below the store, with forward slashes -> size and sha256; every file but the manifest."""
+    root: str | None = None
+    """Digest of fingerprint and files; None while the store is partial."""
+
+    @classmethod
+    def of(cls, spec: StoreSpec, plan: Mapping[str, Any]) -> Manifest:
+        """The manifest of a store of which nothing is written yet."""
+        return cls(
+            request=_as_json(spec.request),
+            plan=_as_json(plan),
+            context=spec.context,
+            n_sequences=None,
+            rows_per_shard=spec.rows_per_shard,
+            dtype=spec.dtype,
+            layers=dict(sorted(spec.layers.items())),
+            files={},
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the request."""
+        return digest(self.request)
+
+    @property
+    def layout(self) -> Layout:
+        """Arrays and files of the store. The sequences must be known."""
+        if self.n_sequences is None:
+            raise ValueError("the sequences of this store are not written yet")
+        return Layout(self.n_sequences, self.context, self.rows_per_shard, self.dtype, self.layers)
+
+    def computed_root(self) -> str:
+        """sha256 of the canonical JSON of fingerprint and files."""
+        return digest({"fingerprint": self.fingerprint, "files": self._files_json()})
+
+    def completed(self) -> Manifest:
+        """The same manifest with its root digest, which makes the store complete."""
+        return replace(self, root=self.computed_root())
+
+    def _files_json(self) -> dict[str, Any]:
+        return {path: record._asdict() for path, record in self.files.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON document, with the checksum of everything else in it."""
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "status": "partial" if self.root is None else "complete",
+            "fingerprint": self.fingerprint,
+            "request": self.request,
+            "plan": self.plan,
+            "context": self.context,
+            "n_sequences": self.n_sequences,
+            "rows_per_shard": self.rows_per_shard,
+            "dtype": self.dtype,
+            "layers": {str(layer): {"hook": hook_name(layer), "d": d} for layer, d in self.layers.items()},
+            "digest_algorithm": "sha256",
+            "files": self._files_json(),
+            "root": self.root,
+        }
+        return document | {"checksum": digest(document)}
+
+    def save(self, folder: Path) -> None:
+        """Replace the manifest of the store `folder` atomically."""
+        write_json(folder / NAME, self.to_json())
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Read and check the manifest of the store `folder`.
+
+        Raises Problem when there is none, when it is damaged, or when this version cannot read it.
+        """
+        path = folder / NAME
+        try:
+            document = json.loads(path.read_bytes())
+        except OSError as error:
+            raise Problem(
+                "This folder is not an activation store.",
+                where=folder.absolute(),
+                expected=f"a file {NAME}",
+                found="no such folder" if not folder.exists() else error.strerror,
+                do="check the path, or make the store with `pipeline harvest`",
+            ) from None
+        except ValueError as error:
+            raise _damaged(path, f"not JSON: {error}") from None
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise _damaged(path, "not a manifest of an activation store")
+        if document.get("version") != VERSION:
+            raise Problem(
+                "This store was written in another version of the format.",
+                where=path.absolute(),
+                expected=f"version {VERSION}",
+                found=f"version {document.get('version')}",
+                do="read it with the release of tsae-pipeline that wrote it, or harvest it again",
+            )
+        return cls._parse(path, document)
+
+    @classmethod
+    def _parse(cls, path: Path, document: dict[str, Any]) -> Manifest:
+        checksum = document.pop("checksum", None)
+        if checksum != digest(document):
+            raise _damaged(path, "content that differs from its checksum")
+        try:
+            manifest = cls(
+                request=document["request"],
+                plan=document["plan"],
+                context=int(document["context"]),
+                n_sequences=document["n_sequences"],
+                rows_per_shard=int(document["rows_per_shard"]),
+                dtype=document["dtype"],
+                layers={int(layer): int(facts["d"]) for layer, facts in document["layers"].items()},
+                files={name: FileRecord(**record) for name, record in document["files"].items()},
+                root=document["root"],
+            )
+            geometry = [manifest.context, manifest.rows_per_shard, *manifest.layers.values()]
+            if manifest.n_sequences is not None:
+                geometry.append(manifest.n_sequences)
+            if manifest.dtype not in STORAGE or min(geometry) < 1:
+                raise ValueError("impossible geometry")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _damaged(path, f"{type(error).__name__}: {error}") from None
+        manifest._check_names(path)
+        manifest._check_files(path)
+        return manifest
+
+    def _check_names(self, path: Path) -> None:
+        unsafe = [name for name in self.files if not _is_safe(name)]
+        if unsafe:
+            raise Problem(
+                "The manifest names files outside its store. It is not to be trusted.",
+                where=path.absolute(),
+                expected="paths below the store",
+                found=", ".join(repr(name) for name in sorted(unsafe)),
+                do="do not use this store; get it again from its source",
+            )
+
+    def _check_files(self, path: Path) -> None:
+        """The files are those that the geometry asks for, all of them and sealed where it is complete."""
+        expected = set() if self.n_sequences is None else self.layout.files()
+        differing = expected ^ set(self.files) if self.root else set(self.files) - expected
+        if differing:
+            raise _damaged(path, f"missing or foreign entries: {', '.join(sorted(differing))}")
+        if self.root is None:
+            return
+        if self.root != self.computed_root():
+            raise _damaged(path, "a root digest that differs from its files")
+        for name, content in self.layout.metadata().items():
+            if self.files[name] != FileRecord.of(content):
+                raise _damaged(path, f"a geometry that differs from {name}")
+
+
+def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
+    """What a JSON round trip leaves, so that a resume compares like with like."""
+    return json.loads(json.dumps(dict(value), allow_nan=False))
+
+
+def _is_safe(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    normal = bool(parts) and "/".join(parts) == name
+    return normal and name != NAME and ".." not in parts and "\\" not in name and name.isprintable()
+
+
+def _damaged(path: Path, found: str) -> Problem:
+    return Problem(
+        "The manifest of this store is damaged.",
+        where=path.absolute(),
+        found=found,
+        do="get the store again from its source, or delete its folder and harvest it again",
+    )

@@ -1,0 +1,197 @@
+"""Reading a store: memory-mapped windows, tokens, documents and statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int32
+from torch import Tensor
+
+from store.documents import SPLITS, read_documents
+from store.layout import DOCUMENTS
+from store.manifest import NAME, FileRecord, Manifest
+from store.problem import Problem
+from store.progress import SILENT, Progress
+from store.shards import ShardedArray
+from store.statistics import Statistics, parse_statistics
+from store.verify import BadFile, refuse, wrong_contents, wrong_sizes
+from store.windows import Windows
+
+Rows = Sequence[int] | np.ndarray
+"""Sequence numbers, in any order."""
+
+
+def open_store(path: str | Path) -> ActivationStore:
+    """Open the finished store in the folder `path`.
+
+    Checks the manifest and that every file is there with its size; `ActivationStore.check` reads them all.
+    Raises Problem for a store that is missing, partial, of another version, damaged, or that names
+    files outside its folder; it lists every bad file.
+    """
+    folder = Path(path)
+    manifest = Manifest.load(folder)
+    if manifest.root is None:
+        raise Problem(
+            "This store is partial: its harvest has not finished.",
+            where=folder.absolute(),
+            expected=f'"status": "complete" in {NAME}',
+            found='"status": "partial"',
+            do="run the same `pipeline harvest` again; it goes on where it stopped",
+        )
+    refuse(folder, wrong_sizes(folder, manifest.files))
+    return ActivationStore(folder, manifest, manifest.root)
+
+
+class ActivationStore:
+    """A finished store, opened for reading. Made by `store.open`. Nothing in it is ever written."""
+
+    def __init__(self, path: Path, manifest: Manifest, root: str) -> None:
+        self.path = path
+        """The folder."""
+        self.manifest = manifest
+        """What `manifest.json` says."""
+        self.root = root
+        """Digest of the whole content; what was computed from this store records it."""
+        self._layout = manifest.layout
+        self._maps: dict[tuple[str, int], np.ndarray] = {}
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """Everything that decided the content: model, text, packing, layers, types."""
+        return self.manifest.request
+
+    @property
+    def context(self) -> int:
+        """Tokens in a sequence."""
+        return self._layout.context
+
+    @property
+    def n_sequences(self) -> int:
+        """Packed sequences, the rows of every array."""
+        return self._layout.n_sequences
+
+    @property
+    def layers(self) -> dict[int, int]:
+        """Layer -> width d of its residual stream."""
+        return self._layout.layers
+
+    @property
+    def dtype(self) -> str:
+        """Type of the activations: bfloat16, float16 or float32."""
+        return self._layout.dtype
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The same as a torch type."""
+        return getattr(torch, self.dtype)
+
+    def check(self, progress: Progress = SILENT) -> None:
+        """Compare every byte with its sha256; raises Problem with a list of every bad file."""
+        refuse(self.path, wrong_contents(self.path, self.manifest.files, progress))
+
+    def rows(self, split: str) -> np.ndarray:
+        """int64 [n]: the sequences of a split ("train" or "heldout"), ascending."""
+        if split not in SPLITS:
+            raise Problem("Unknown split.", expected=" or ".join(SPLITS), found=split, usage=True)
+        return np.flatnonzero(self._row_splits == SPLITS.index(split))
+
+    @cached_property
+    def _row_splits(self) -> np.ndarray:
+        """int8 [n_sequences]: index into SPLITS of each sequence; -1 where it has no kept token."""
+        heldout = (self.documents["split"] == SPLITS[1]).to_numpy()
+        array = self._layout.document
+        last = [self._map(array, shard).max(axis=1) for shard in range(array.n_shards)]
+        document = np.concatenate(last)
+        return np.where(document < 0, -1, heldout[np.maximum(document, 0)]).astype(np.int8)
+
+    def window(self, layer: int, row: int) -> Float[Tensor, "context d"]:
+        """Sequence `row` as a view of the memory map, for reading only. Costs no copy."""
+        shard, offset = divmod(self._checked([row])[0], self._layout.rows_per_shard)
+        window = torch.from_numpy(self._map(self._activations(layer), shard)[offset])
+        return window.view(self.torch_dtype)
+
+    def read(
+        self, layer: int, rows: Rows, out: Float[Tensor, "n context d"] | None = None
+    ) -> Float[Tensor, "n context d"]:
+        """A copy of the sequences `rows` in storage type, into `out` where given (contiguous, that type)."""
+        array = self._activations(layer)
+        shape = (len(rows), *array.shape[1:])
+        if out is None:
+            out = torch.empty(shape, dtype=self.torch_dtype)
+        elif out.shape != shape or out.dtype != self.torch_dtype or not out.is_contiguous():
+            raise ValueError(f"out is {out.dtype} {tuple(out.shape)}, expected {self.torch_dtype} {shape}")
+        bits = out.view(torch.uint16) if self.dtype == "bfloat16" else out
+        self._gather(array, rows, bits.numpy())
+        return out
+
+    def tokens(self, rows: Rows) -> Int32[np.ndarray, "n context"]:
+        """Token ids of the sequences `rows`."""
+        return self._gather(self._layout.tokens, rows)
+
+    def document(self, rows: Rows) -> Int32[np.ndarray, "n context"]:
+        """Row of `documents` that each token belongs to; -1 at BOS and padding, which is what is not kept."""
+        return self._gather(self._layout.document, rows)
+
+    @cached_property
+    def documents(self) -> pd.DataFrame:
+        """One row a document: id, source, label, split, n_tokens."""
+        return read_documents(self.path / DOCUMENTS)
+
+    def statistics(self, layer: int) -> Statistics:
+        """Mean, variance and norms of a layer over the kept tokens of the train split."""
+        self._activations(layer)
+        files = {name: (self.path / name).read_bytes() for name in self._layout.statistics_paths(layer)}
+        records = self.manifest.files
+        refuse(
+            self.path,
+            [
+                BadFile(name, f"sha256 {records[name].sha256}", "other content")
+                for name, content in files.items()
+                if FileRecord.of(content) != records[name]
+            ],
+        )
+        return parse_statistics(self._layout, layer, files)
+
+    def windows(self, layer: int, split: str = "train", batch_rows: int = 16, seed: int = 0) -> Windows:
+        """Shuffled batches of `batch_rows` sequences of a split."""
+        self._activations(layer)
+        return Windows(self, layer, split, batch_rows, seed)
+
+    def _activations(self, layer: int) -> ShardedArray:
+        if layer not in self.layers:
+            raise Problem(
+                "This store does not have that layer.",
+                where=self.path.absolute(),
+                expected=f"one of {', '.join(map(str, self.layers))}",
+                found=layer,
+                do=f"harvest it: `pipeline harvest --layer {layer}`",
+            )
+        return self._layout.activations[layer]
+
+    def _map(self, array: ShardedArray, shard: int) -> np.ndarray:
+        """Shard of an array, mapped on first use and then kept."""
+        rows = self._maps.get((array.path, shard))
+        if rows is None:
+            rows = self._maps[array.path, shard] = array.map(self.path, shard)
+        return rows
+
+    def _gather(self, array: ShardedArray, rows: Rows, out: np.ndarray | None = None) -> np.ndarray:
+        """Copy `rows` of an array into `out`: one straight copy a row, from page cache to its place."""
+        if out is None:
+            out = np.empty((len(rows), *array.shape[1:]), array.storage)
+        for i, row in enumerate(self._checked(rows)):
+            shard, offset = divmod(row, array.rows_per_shard)
+            out[i] = self._map(array, shard)[offset]
+        return out
+
+    def _checked(self, rows: Rows) -> list[int]:
+        numbers = np.asarray(rows, np.int64)
+        if numbers.size and (numbers.min() < 0 or numbers.max() >= self.n_sequences):
+            raise IndexError(f"rows {numbers.min()} to {numbers.max()} of a store of {self.n_sequences}")
+        return numbers.tolist()

@@ -1,0 +1,146 @@
+"""Comparing the files of a store with its manifest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from store.files import file_sha256
+from store.manifest import NAME, FileRecord, Manifest
+from store.problem import Problem
+from store.progress import SILENT, Progress
+
+
+class BadFile(NamedTuple):
+    """A file that is not what the manifest says."""
+
+    path: str
+    """Relative to the store."""
+    expected: str
+    """What the manifest says."""
+    found: str
+    """What is there."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The outcome of `verify`."""
+
+    problems: list[BadFile]
+    """Every file that is damaged, missing or foreign; empty when the store is sound."""
+    n_files: int
+    """Files that the manifest names."""
+    n_bytes: int
+    """Their size together."""
+    root: str | None
+    """The root digest; None while the store is partial."""
+
+
+def verify(path: str | Path, progress: Progress = SILENT) -> Verification:
+    """Hash every file of the store `path` and look for files that do not belong to it.
+
+    Damage is reported in the result. Raises Problem when there is no manifest that can be read.
+    """
+    folder = Path(path)
+    manifest = Manifest.load(folder)
+    problems = wrong_contents(folder, manifest.files, progress) + foreign_entries(folder, manifest.files)
+    if manifest.root is None:
+        problems.append(BadFile(NAME, "status complete", "status partial: a harvest has not finished"))
+    n_bytes = sum(record.size for record in manifest.files.values())
+    return Verification(sorted(problems), len(manifest.files), n_bytes, manifest.root)
+
+
+def wrong_sizes(folder: Path, files: Mapping[str, FileRecord]) -> list[BadFile]:
+    """The files of `files` that are missing, no regular file, reached through a link, or of another size."""
+    linked = _linked_folders(folder, files)
+    checked = (_wrong_size(folder, name, record, linked) for name, record in sorted(files.items()))
+    return [bad for bad in checked if bad]
+
+
+def wrong_contents(
+    folder: Path, files: Mapping[str, FileRecord], progress: Progress = SILENT
+) -> list[BadFile]:
+    """As `wrong_sizes`, and the files whose sha256 differs. Hashes in as many threads as there are cores."""
+    bad = wrong_sizes(folder, files)
+    named = {file.path for file in bad}
+    whole = [name for name in sorted(files) if name not in named]
+    progress.start("verify", sum(files[name].size for name in whole), "B")
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        found_hashes = threads.map(lambda name: _sha256(folder / name), whole)
+        for name, found in zip(whole, found_hashes, strict=True):
+            expected = f"sha256 {files[name].sha256}"
+            if found != expected:
+                bad.append(BadFile(name, expected, found))
+            progress.advance(files[name].size)
+    return sorted(bad)
+
+
+def foreign_entries(folder: Path, files: Iterable[str]) -> list[BadFile]:
+    """Files and links below `folder` that neither are the manifest nor in `files`."""
+    known = {NAME, *files}
+    foreign = []
+    for root, folders, names in os.walk(folder, followlinks=False):
+        links = [name for name in folders if (Path(root) / name).is_symlink()]
+        for name in [*names, *links]:
+            path = Path(root) / name
+            relative = path.relative_to(folder).as_posix()
+            if relative not in known:
+                foreign.append(BadFile(relative, "no such file", _kind(path)))
+    return sorted(foreign)
+
+
+def refuse(folder: Path, bad: list[BadFile]) -> None:
+    """Raise a Problem that lists every file of `bad`; do nothing when there is none."""
+    if not bad:
+        return
+    place = folder.absolute()
+    lines = [f"    {place / file.path}: expected {file.expected}, found {file.found}" for file in bad]
+    count = f"{len(bad)} files of this store are" if len(bad) > 1 else "A file of this store is"
+    raise Problem(
+        f"{count} damaged or missing.",
+        where=place,
+        found="\n" + "\n".join(lines),
+        do="harvest again with the same parameters (what verifies is kept), or get the store again",
+    )
+
+
+def _linked_folders(folder: Path, files: Iterable[str]) -> set[str]:
+    """Folders below the store that are links: what lies behind them is not the store's."""
+    folders = {str(parent) for name in files for parent in PurePosixPath(name).parents}
+    return {name for name in folders - {"."} if (folder / name).is_symlink()}
+
+
+def _wrong_size(folder: Path, name: str, record: FileRecord, linked: set[str]) -> BadFile | None:
+    path = folder / name
+    expected = f"{record.size} bytes"
+    if linked and any(str(parent) in linked for parent in PurePosixPath(name).parents):
+        return BadFile(name, expected, "a path through a symbolic link")
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return BadFile(name, expected, "no such file")
+    except OSError as error:
+        return BadFile(name, expected, f"unreadable: {error.strerror}")
+    kind = _kind(path)
+    if kind != "a file":
+        return BadFile(name, expected, kind)
+    return None if status.st_size == record.size else BadFile(name, expected, f"{status.st_size} bytes")
+
+
+def _kind(path: Path) -> str:
+    if path.is_symlink():
+        return "a symbolic link"
+    if path.is_dir():
+        return "a folder"
+    return "a file" if path.is_file() else "no regular file"
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return f"sha256 {file_sha256(path)}"
+    except OSError as error:
+        return f"an unreadable file: {error.strerror}"

@@ -1,0 +1,84 @@
+"""Shuffled batches of windows: a pure function of seed and step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int32, Int64
+from torch import Tensor
+
+from store.problem import Problem
+
+if TYPE_CHECKING:
+    from store.reader import ActivationStore
+
+
+class WindowBatch(NamedTuple):
+    """A batch of whole sequences, token order kept."""
+
+    x: Float[Tensor, "batch context d"]
+    """Activations in storage type."""
+    document: Int32[Tensor, "batch context"]
+    """Document of each token; -1 at BOS and padding."""
+    tokens: Int32[Tensor, "batch context"]
+    """Token ids."""
+    rows: Int64[np.ndarray, " batch"]
+    """Sequences of the store that these are."""
+
+
+class Windows:
+    """Batches of one layer and split. Every epoch is a fresh permutation of the split's sequences, cut into
+    batches; the sequences that do not fill a batch are left out of that epoch.
+
+    Reading has no state: `batch(step)` is the same whatever was read before, so resuming needs only `step`.
+    """
+
+    def __init__(self, store: ActivationStore, layer: int, split: str, batch_rows: int, seed: int) -> None:
+        """Raises Problem when the split has fewer sequences than a batch."""
+        if batch_rows < 1:
+            raise Problem("A batch needs rows.", expected="batch_rows >= 1", found=batch_rows, usage=True)
+        self._store = store
+        self._layer = layer
+        self._rows = store.rows(split)
+        self._batch_rows = batch_rows
+        self._seed = seed
+        self._epoch, self._order = -1, self._rows
+        if self.batches_per_epoch == 0:
+            raise Problem(
+                f"The {split} split of this store is smaller than one batch.",
+                where=store.path.absolute(),
+                expected=f"at least {batch_rows} sequences",
+                found=f"{self.n_rows} sequences of {store.context} tokens",
+                do="harvest more text, or use smaller batches",
+            )
+
+    @property
+    def n_rows(self) -> int:
+        """Sequences of the split."""
+        return len(self._rows)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Whole batches in one pass over the split."""
+        return self.n_rows // self._batch_rows
+
+    def batch(self, step: int) -> WindowBatch:
+        """Batch number `step` >= 0, in memory of its own."""
+        if step < 0:
+            raise IndexError(f"batch {step}")
+        epoch, i = divmod(step, self.batches_per_epoch)
+        rows = self._permutation(epoch)[i * self._batch_rows : (i + 1) * self._batch_rows]
+        return WindowBatch(
+            self._store.read(self._layer, rows),
+            torch.from_numpy(self._store.document(rows)),
+            torch.from_numpy(self._store.tokens(rows)),
+            rows,
+        )
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if epoch != self._epoch:
+            generator = np.random.Generator(np.random.PCG64([self._seed, epoch]))
+            self._epoch, self._order = epoch, generator.permutation(self._rows)
+        return self._order
