@@ -1,0 +1,95 @@
+"""A finished training, as the evaluation reads it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.sae.files import load
+from stages.sae.model import SAE
+from store import ActivationStore
+from store.files import digest, file_sha256
+from store.problem import Problem
+
+TRAINING = "training.json"
+SAE_FOLDER = "sae"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """The folder that a training left behind."""
+
+    folder: Path
+    """Holds `training.json`, `sae/` and `metrics/`."""
+    facts: dict[str, Any]
+    """`training.json`."""
+    sae_config: dict[str, Any]
+    """`sae/cfg.json`, SAELens's format."""
+
+    @classmethod
+    def read(cls, folder: Path) -> TrainedRun:
+        """Read a run's facts; a Problem where the training is missing or did not finish."""
+        if not folder.is_dir():
+            raise Problem("no such run", where=folder, do="train it first, or check the path")
+        paths = [folder / TRAINING, folder / SAE_FOLDER / "cfg.json"]
+        missing = [path.name for path in paths if not path.is_file()]
+        if missing:
+            raise Problem(
+                "this run has not finished training",
+                where=folder,
+                expected="training.json and sae/cfg.json",
+                found=f"no {' and no '.join(missing)}",
+                do="run the same training again: it goes on where it stopped",
+            )
+        facts, config = (json.loads(path.read_text()) for path in paths)
+        return cls(folder, facts, config)
+
+    @property
+    def variant(self) -> str:
+        """Name of the variant in `variants.yaml`."""
+        return str(self.facts["variant"])
+
+    @property
+    def seed(self) -> int:
+        """Seed of the training."""
+        return int(self.facts["seed"])
+
+    @property
+    def name(self) -> str:
+        """How tables and messages call the run."""
+        return f"{self.variant}/seed{self.seed}"
+
+    @property
+    def layer(self) -> int:
+        """Layer of the store that it was trained on."""
+        return int(self.facts["layer"])
+
+    @property
+    def identity(self) -> str:
+        """sha256 of the files that the evaluation reads: equal runs need one evaluation."""
+        weights = self.folder / SAE_FOLDER / "sae_weights.safetensors"
+        return digest([self.facts, self.sae_config, file_sha256(weights)])
+
+    def check_store(self, store: ActivationStore) -> None:
+        """A Problem unless the run was trained on exactly this store and a layer of it."""
+        if self.facts["store_root"] != store.root:
+            raise Problem(
+                f"{self.name} was trained on another activation store",
+                where=self.folder,
+                expected=f"root digest {self.facts['store_root']}",
+                found=f"{store.root} ({store.path})",
+                do="name the store that it was trained on with --store, or train on this one",
+            )
+        if self.layer not in store.layers:
+            raise Problem(
+                f"{self.name} was trained on layer {self.layer}, which the store does not have",
+                where=store.path,
+                expected=f"one of {sorted(store.layers)}",
+                found=self.layer,
+            )
+
+    def load(self) -> SAE:
+        """The SAE, working on raw activations."""
+        return load(self.folder / SAE_FOLDER).eval()

@@ -1,0 +1,167 @@
+"""Sparsity and variance metrics on stored activations: SAEBench 0.6.0's definitions, and the centred one.
+
+Streaming: sums over tokens are float64, nothing is kept per token. What depends on the inputs alone is
+computed once a batch, however many SAEs are evaluated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from stages.sae.model import SAE
+from store import ActivationStore
+from store.progress import SILENT, Progress
+
+SMALL_NORM = 1e-4
+"""SAEBench divides by 1 where a token's norm is below this."""
+
+
+class Inputs:
+    """Statistics of the inputs of one batch that every SAE shares. Kept positions only, flattened."""
+
+    def __init__(self, x: Float[Tensor, "batch seq d"], keep: Bool[Tensor, "batch seq"]) -> None:
+        self.keep = keep
+        self.x = x[keep]
+        self.tokens = len(self.x)
+        self.norm = self.x.norm(dim=-1)
+        self.mean = self.x.mean(dim=0)
+        self.centred_squares = (self.x - self.mean).square().sum(dim=-1)
+
+
+class InputMoments:
+    """Running moments of the inputs: the denominators of the two explained variances."""
+
+    def __init__(self, d: int) -> None:
+        self.tokens = 0
+        self.mean = torch.zeros(d, dtype=torch.float64)
+        self.centred_squares = 0.0
+        self.batch_squares: list[float] = []
+
+    def add(self, inputs: Inputs) -> None:
+        """Merge a batch (Chan, Golub and LeVeque 1979): exact also where the mean outweighs the spread."""
+        step = inputs.mean.double().cpu() - self.mean
+        total = self.tokens + inputs.tokens
+        between = float(step.square().sum()) * self.tokens * inputs.tokens / total
+        self.centred_squares += float(inputs.centred_squares.double().sum()) + between
+        self.mean += step * (inputs.tokens / total)
+        self.tokens = total
+        self.batch_squares.append(float(inputs.norm.double().square().mean()))
+
+    @property
+    def saebench_variance(self) -> float:
+        """S - (S/D)^2 with S = E||x||^2: SAEBench 0.6.0 squares E[x_d^2] where the mean E[x_d] belongs."""
+        squares = float(np.mean(self.batch_squares))
+        return squares - (squares / len(self.mean)) ** 2
+
+
+class VarianceMeter:
+    """Sums of one SAE's sparsity and variance metrics."""
+
+    def __init__(self, d_sae: int) -> None:
+        self.tokens = 0
+        self.sums: dict[str, float] = {}
+        self.bias: list[float] = []
+        self.batch_residual: list[float] = []
+        self.fired_tokens = torch.zeros(d_sae, dtype=torch.float64)
+        self.fired_rows = torch.zeros(d_sae, dtype=torch.float64)
+
+    def add(
+        self, inputs: Inputs, codes: Float[Tensor, "batch seq d_sae"], output: Float[Tensor, "batch seq d"]
+    ) -> None:
+        """Count one batch: `codes` and `output` are the SAE's, for every position of the batch."""
+        x, y, kept_codes = inputs.x, output[inputs.keep], codes[inputs.keep]
+        y_norm = y.norm(dim=-1)
+        product = (x * y).sum(dim=-1)
+        residual = (x - y).square().sum(dim=-1)
+        per_token = {
+            "l2_norm_in": inputs.norm,
+            "l2_norm_out": y_norm,
+            "l2_ratio": y_norm / inputs.norm.where(inputs.norm >= SMALL_NORM, torch.ones_like(inputs.norm)),
+            "l0": (kept_codes != 0).sum(dim=-1),
+            "l1": kept_codes.sum(dim=-1),
+            "mse": residual / inputs.tokens,
+            "cossim": product / (inputs.norm * y_norm),
+            "explained_variance_legacy": 1 - residual / inputs.centred_squares,
+            "residual": residual,
+        }
+        for name, values in per_token.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(values.double().sum())
+        self.tokens += inputs.tokens
+        product_mean = float(product.double().mean())
+        squares_mean = float(y_norm.double().square().mean())
+        self.bias.append(squares_mean / product_mean if product_mean else math.nan)
+        self.batch_residual.append(float(residual.double().mean()))
+        fired = (codes > 0) & inputs.keep[..., None]
+        self.fired_tokens += fired.sum(dim=(0, 1)).cpu()
+        self.fired_rows += fired.any(dim=1).sum(dim=0).cpu()
+
+    def finish(self, moments: InputMoments) -> Variance:
+        """The metrics of everything counted so far."""
+        scalars = {name: total / self.tokens for name, total in self.sums.items() if name != "residual"}
+        scalars["relative_reconstruction_bias"] = float(np.mean(self.bias))
+        scalars["explained_variance"] = 1 - float(np.mean(self.batch_residual)) / moments.saebench_variance
+        scalars["explained_variance_centred"] = 1 - self.sums["residual"] / moments.centred_squares
+        return Variance(
+            scalars=scalars,
+            tokens=self.tokens,
+            density=self.fired_tokens / self.tokens,
+            consistency=self.fired_tokens / self.fired_rows,
+        )
+
+
+@dataclass(frozen=True)
+class Variance:
+    """Sparsity and variance metrics of one SAE."""
+
+    scalars: dict[str, float]
+    """By SAEBench's names, with its peculiarities: `mse` is E||x-y||^2 over the tokens of a batch, `l1` is a
+    sum without absolute value, `explained_variance` subtracts (E||x||^2/D)^2 where the squared mean belongs,
+    which flatters an SAE, `explained_variance_legacy` is a mean of ratios. NaN where a norm of 0 divides. One
+    name is ours: `explained_variance_centred` = 1 - sum||x-y||^2 / sum||x-mean||^2 over all kept tokens."""
+    tokens: int
+    """Kept tokens."""
+    density: Float[Tensor, " d_sae"]
+    """Share of the kept tokens at which a latent is > 0."""
+    consistency: Float[Tensor, " d_sae"]
+    """Tokens over rows at which a latent is > 0 (SAEBench's consistent_activation_heuristic); NaN if dead."""
+
+    @property
+    def dead_latents(self) -> int:
+        """Latents that were > 0 at no kept token."""
+        return int((self.density == 0).sum())
+
+
+@torch.no_grad()
+def sparsity_variance(
+    saes: Mapping[str, SAE],
+    store: ActivationStore,
+    layer: int,
+    batches: Sequence[np.ndarray],
+    progress: Progress = SILENT,
+) -> dict[str, Variance]:
+    """Encode and decode the stored activations of `batches` of rows with every SAE; by name, its metrics.
+
+    The activations of a batch are read once. No language model is needed.
+    """
+    meters = {name: VarianceMeter(sae.W_dec.shape[0]) for name, sae in saes.items()}
+    device = next(iter(saes.values())).W_dec.device
+    moments = InputMoments(store.layers[layer])
+    progress.start("variance and sparsity", len(batches), "batches")
+    for rows in batches:
+        document: Int[Tensor, "batch seq"] = torch.as_tensor(store.document(rows)).to(device)
+        x = store.read(layer, rows).to(device).float()
+        inputs = Inputs(x, document >= 0)
+        if inputs.tokens:
+            moments.add(inputs)
+            for name, sae in saes.items():
+                codes = sae.encode(x, segments=document)
+                meters[name].add(inputs, codes, sae.decode(codes))
+        progress.advance(1)
+    return {name: meter.finish(moments) for name, meter in meters.items()}
