@@ -8,7 +8,7 @@ from store.layout import hook_name
 from store.manifest import Manifest
 
 _TEMPLATE = """\
-# Activation store `{name}`
+# Activation store
 
 {n_sequences:,} sequences of {context} tokens, in the order of the text, with the activations of
 {hooks} in {dtype}.
@@ -22,10 +22,10 @@ _TEMPLATE = """\
 ```python
 import store
 
-activations = store.open("{name}")
-activations.check()                          # every byte against its sha256
-window = activations.window({layer}, 0)           # torch view of the memory map [context, d]
-batches = activations.windows({layer}, "train")   # batches.batch(0), batches.batch(1), ...
+activations = store.open("path/to/this/folder")
+activations.check()  # every byte against its sha256
+window = activations.window({layer}, 0)  # torch view of the memory map [context, d]
+batches = activations.windows({layer}, "train")  # batches.batch(0), batches.batch(1), ...
 ```
 
 Any Zarr v3 reader opens it too{bfloat16}:
@@ -33,8 +33,8 @@ Any Zarr v3 reader opens it too{bfloat16}:
 ```python
 import zarr
 
-group = zarr.open_group("{name}/activations.zarr", mode="r")
-x = group["layers/{layer}/resid_post"]       # [sequence, position, feature]
+group = zarr.open_group("path/to/this/folder/activations.zarr", mode="r")
+x = group["layers/{layer}/resid_post"]  # [sequence, position, feature]
 tokens, document = group["tokens"], group["document"]
 ```
 
@@ -44,12 +44,11 @@ training documents. `manifest.json` names every file with its size and sha256.
 """
 
 
-def card(name: str, manifest: Manifest, facts: Mapping[str, str]) -> bytes:
+def card(manifest: Manifest, facts: Mapping[str, str]) -> bytes:
     """Text of the card: `facts` are its rows, in their order."""
     layers = sorted(manifest.layers)
     bfloat16 = " (bfloat16 is kept as the bits of a uint16)" if manifest.dtype == "bfloat16" else ""
     return _TEMPLATE.format(
-        name=name,
         n_sequences=manifest.n_sequences,
         context=manifest.context,
         hooks=", ".join(f"`{hook_name(layer)}` (d = {manifest.layers[layer]})" for layer in layers),

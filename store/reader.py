@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
-from store.documents import SPLITS, read_documents
+from store.documents import SPLITS, is_train, read_documents
 from store.layout import DOCUMENTS
 from store.manifest import NAME, FileRecord, Manifest
 from store.problem import Problem
@@ -104,11 +104,11 @@ class ActivationStore:
     @cached_property
     def _row_splits(self) -> np.ndarray:
         """int8 [n_sequences]: index into SPLITS of each sequence; -1 where it has no kept token."""
-        heldout = (self.documents["split"] == SPLITS[1]).to_numpy()
+        train = is_train(self.path / DOCUMENTS)
         array = self._layout.document
         last = [self._map(array, shard).max(axis=1) for shard in range(array.n_shards)]
         document = np.concatenate(last)
-        return np.where(document < 0, -1, heldout[np.maximum(document, 0)]).astype(np.int8)
+        return np.where(document < 0, -1, ~train[np.maximum(document, 0)]).astype(np.int8)
 
     def window(self, layer: int, row: int) -> Float[Tensor, "context d"]:
         """Sequence `row` as a view of the memory map, for reading only. Costs no copy."""

@@ -172,7 +172,7 @@ class StoreWriter:
             files = statistics_files(layout, layer, compute_statistics(self.folder, layout, layer))
             self._record({name: put(self.folder, name, content) for name, content in files.items()})
             self._progress.advance(1)
-        self._record({CARD: put(self.folder, CARD, card(self.folder.name, self._manifest, card_facts))})
+        self._record({CARD: put(self.folder, CARD, card(self._manifest, card_facts))})
         sealed = self._manifest.completed()
         self._save(sealed)
         assert sealed.root is not None
