@@ -3,9 +3,10 @@
 `store.open(folder)` gives an `ActivationStore`; training reads `windows(layer, "train").batch(step)` of it.
 """
 
+from store.manifest import StoreSpec
 from store.reader import ActivationStore
 from store.reader import open_store as open
 from store.verify import verify
-from store.writer import StoreWriter, remove_store
+from store.writer import OtherContent, StoreWriter, remove_store
 
-__all__ = ["ActivationStore", "StoreWriter", "open", "remove_store", "verify"]
+__all__ = ["ActivationStore", "OtherContent", "StoreSpec", "StoreWriter", "open", "remove_store", "verify"]

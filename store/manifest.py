@@ -19,6 +19,7 @@ NAME = "manifest.json"
 FORMAT = "tsae-activation-store"
 VERSION = 1
 SHARD_BYTES = 64 * 2**20
+"""Upper bound of a shard's payload, unless eight sequences need more."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,6 @@ class StoreSpec:
     """Logical type of the activations: bfloat16, float16 or float32."""
     layers: Mapping[int, int]
     """Layer -> width of its residual stream."""
-    shard_bytes: int = SHARD_BYTES
-    """Upper bound of a shard's payload, unless eight sequences need more."""
 
     def __post_init__(self) -> None:
         if self.dtype not in STORAGE:
@@ -49,13 +48,13 @@ class StoreSpec:
     @property
     def fingerprint(self) -> str:
         """sha256 of the request: equal fingerprints mean equal content."""
-        return digest(_as_json(self.request))
+        return digest(as_json(self.request))
 
     @property
     def rows_per_shard(self) -> int:
-        """The largest multiple of 8 sequences whose widest layer fits `shard_bytes`; 8 at least."""
+        """The largest multiple of 8 sequences whose widest layer fits `SHARD_BYTES`; 8 at least."""
         itemsize = np.dtype(STORAGE[self.dtype]).itemsize
-        rows = self.shard_bytes // (self.context * max(self.layers.values()) * itemsize)
+        rows = SHARD_BYTES // (self.context * max(self.layers.values()) * itemsize)
         return max(8, rows // 8 * 8)
 
 
@@ -83,7 +82,7 @@ class Manifest:
     request: dict[str, Any]
     """Everything that decided the content."""
     plan: dict[str, Any]
-    """How the first run executed it; every resume follows it."""
+    """How the first run executes it, which every resume follows; empty until decided."""
     context: int
     """Tokens in a sequence."""
     n_sequences: int | None
@@ -100,11 +99,11 @@ class Manifest:
     """Digest of fingerprint and files; None while the store is partial."""
 
     @classmethod
-    def of(cls, spec: StoreSpec, plan: Mapping[str, Any]) -> Manifest:
+    def of(cls, spec: StoreSpec, plan: Mapping[str, Any] | None = None) -> Manifest:
         """The manifest of a store of which nothing is written yet."""
         return cls(
-            request=_as_json(spec.request),
-            plan=_as_json(plan),
+            request=as_json(spec.request),
+            plan=as_json(plan or {}),
             context=spec.context,
             n_sequences=None,
             rows_per_shard=spec.rows_per_shard,
@@ -117,6 +116,11 @@ class Manifest:
     def fingerprint(self) -> str:
         """sha256 of the request."""
         return digest(self.request)
+
+    @property
+    def status(self) -> str:
+        """Whether everything is written and sealed ("complete") or not yet ("partial")."""
+        return "partial" if self.root is None else "complete"
 
     @property
     def layout(self) -> Layout:
@@ -141,7 +145,7 @@ class Manifest:
         document = {
             "format": FORMAT,
             "version": VERSION,
-            "status": "partial" if self.root is None else "complete",
+            "status": self.status,
             "fingerprint": self.fingerprint,
             "request": self.request,
             "plan": self.plan,
@@ -245,7 +249,26 @@ class Manifest:
                 raise _damaged(path, f"a geometry that differs from {name}")
 
 
-def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
+def summary(folder: Path) -> dict[str, Any]:
+    """One line about the store `folder`, whatever state it is in; only the manifest is read."""
+    try:
+        manifest = Manifest.load(folder)
+    except Problem as problem:
+        unknown = dict.fromkeys(("layers", "dtype", "context", "sequences", "GB", "fingerprint"))
+        return {"status": "unreadable", **unknown, "note": problem.what}
+    return {
+        "status": manifest.status,
+        "layers": ",".join(map(str, manifest.layers)),
+        "dtype": manifest.dtype,
+        "context": manifest.context,
+        "sequences": manifest.n_sequences,
+        "GB": round(sum(record.size for record in manifest.files.values()) / 1e9, 3),
+        "fingerprint": manifest.fingerprint[:8],
+        "note": "",
+    }
+
+
+def as_json(value: Mapping[str, Any]) -> dict[str, Any]:
     """What a JSON round trip leaves, so that a resume compares like with like."""
     return json.loads(json.dumps(dict(value), allow_nan=False))
 

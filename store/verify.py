@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 from store.files import file_sha256
 from store.manifest import NAME, FileRecord, Manifest
@@ -15,7 +14,8 @@ from store.problem import Problem
 from store.progress import SILENT, Progress
 
 
-class BadFile(NamedTuple):
+@dataclass(frozen=True, order=True)
+class BadFile:
     """A file that is not what the manifest says."""
 
     path: str

@@ -46,7 +46,12 @@ class StoreWriter:
 
     @classmethod
     def open(
-        cls, folder: Path, spec: StoreSpec, plan: Mapping[str, Any], *, progress: Progress = SILENT
+        cls,
+        folder: Path,
+        spec: StoreSpec,
+        plan: Mapping[str, Any] | None = None,
+        *,
+        progress: Progress = SILENT,
     ) -> StoreWriter:
         """Create the store `folder`, or go on with one of the same fingerprint.
 
@@ -61,7 +66,7 @@ class StoreWriter:
         try:
             if _is_vacant(folder):
                 remove_partials(folder)
-                manifest, damaged = Manifest.of(spec, plan), set[str]()
+                manifest, damaged = Manifest.of(spec, plan or {}), set[str]()
                 folder.mkdir(parents=True, exist_ok=True)
                 manifest.save(folder)
             else:
@@ -81,8 +86,24 @@ class StoreWriter:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """The execution plan that the first run recorded; every resume has to follow it."""
+        """The execution plan that the first run recorded, empty until then; every resume has to follow it."""
         return self._manifest.plan
+
+    def record_plan(self, plan: Mapping[str, Any]) -> None:
+        """Write the execution plan down, once, before the first shard of activations."""
+        if self._manifest.plan:
+            raise RuntimeError("this store has its plan already")
+        self._save(replace(self._manifest, plan=dict(plan)))
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the request."""
+        return self._manifest.fingerprint
+
+    @property
+    def root(self) -> str | None:
+        """Root digest; None while the store is partial."""
+        return self._manifest.root
 
     @property
     def complete(self) -> bool:
@@ -142,6 +163,11 @@ class StoreWriter:
     def document(self, shard: int) -> np.ndarray:
         """Document ids of a shard, int32 [rows, context]; -1 at BOS and padding."""
         return self._layout.document.map(self.folder, shard).copy()
+
+    def stored(self, layer: int, row: int) -> np.ndarray:
+        """One sequence of a shard that is written, [context, d] in storage type, as it lies on disk."""
+        shard, place = divmod(row, self._layout.rows_per_shard)
+        return self._layout.activations[layer].map(self.folder, shard)[place].copy()
 
     def write_shard(self, shard: int, payload: Mapping[int, np.ndarray]) -> None:
         """Write the activations of one shard: layer -> [rows, context, d] in storage type (bf16 as uint16).
