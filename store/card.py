@@ -45,7 +45,7 @@ training documents. `manifest.json` names every file with its size and sha256.
 
 
 def card(manifest: Manifest, facts: Mapping[str, str]) -> bytes:
-    """Text of the card: `facts` are its rows, in their order. It names no place: a copied store is the same store."""
+    """Text of the card: `facts` are its rows, in their order. A copied store keeps it: it names no place."""
     layers = sorted(manifest.layers)
     bfloat16 = " (bfloat16 is kept as the bits of a uint16)" if manifest.dtype == "bfloat16" else ""
     return _TEMPLATE.format(

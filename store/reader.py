@@ -67,6 +67,11 @@ class ActivationStore:
         return self.manifest.request
 
     @property
+    def plan(self) -> dict[str, Any]:
+        """How the harvest was executed."""
+        return self.manifest.plan
+
+    @property
     def context(self) -> int:
         """Tokens in a sequence."""
         return self._layout.context

@@ -61,9 +61,7 @@ def wrong_sizes(folder: Path, files: Mapping[str, FileRecord]) -> list[BadFile]:
     return [bad for bad in checked if bad]
 
 
-def wrong_contents(
-    folder: Path, files: Mapping[str, FileRecord], progress: Progress = SILENT
-) -> list[BadFile]:
+def wrong_contents(folder: Path, files: Mapping[str, FileRecord], progress: Progress = SILENT) -> list[BadFile]:
     """As `wrong_sizes`, and the files whose sha256 differs. Hashes in as many threads as there are cores."""
     bad = wrong_sizes(folder, files)
     named = {file.path for file in bad}

@@ -15,7 +15,7 @@ from store.card import card
 from store.files import PARTIAL, remove_partials
 from store.layout import CARD, Layout
 from store.lock import Lock
-from store.manifest import NAME, FileRecord, Manifest, StoreSpec
+from store.manifest import NAME, FileRecord, Manifest, StoreSpec, as_json
 from store.problem import Problem
 from store.progress import SILENT, Progress
 from store.sequences import SequenceWriter, put
@@ -34,9 +34,7 @@ class StoreWriter:
     removed when the next writer opens the store, so what a kill leaves behind never shows.
     """
 
-    def __init__(
-        self, folder: Path, manifest: Manifest, lock: Lock, damaged: set[str], progress: Progress
-    ) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, lock: Lock, damaged: set[str], progress: Progress) -> None:
         self.folder = folder
         self._manifest = manifest
         self._lock = lock
@@ -55,6 +53,8 @@ class StoreWriter:
     ) -> StoreWriter:
         """Create the store `folder`, or go on with one of the same fingerprint.
 
+        `plan` is recorded in a new store; where it depends on the text, `record_plan` comes later.
+
         Going on hashes every recorded file, forgets those that do not verify and deletes whatever else lies
         in the folder. A finished store in which everything verifies is left alone: `complete` is True.
 
@@ -66,7 +66,7 @@ class StoreWriter:
         try:
             if _is_vacant(folder):
                 remove_partials(folder)
-                manifest, damaged = Manifest.of(spec, plan or {}), set[str]()
+                manifest, damaged = Manifest.of(spec, plan), set[str]()
                 folder.mkdir(parents=True, exist_ok=True)
                 manifest.save(folder)
             else:
@@ -93,7 +93,7 @@ class StoreWriter:
         """Write the execution plan down, once, before the first shard of activations."""
         if self._manifest.plan:
             raise RuntimeError("this store has its plan already")
-        self._save(replace(self._manifest, plan=dict(plan)))
+        self._save(replace(self._manifest, plan=as_json(plan)))
 
     @property
     def fingerprint(self) -> str:
@@ -108,7 +108,7 @@ class StoreWriter:
     @property
     def complete(self) -> bool:
         """Whether the store is finished."""
-        return self._manifest.root is not None
+        return self.root is not None
 
     @property
     def n_sequences(self) -> int | None:
@@ -188,8 +188,8 @@ class StoreWriter:
 
         Raises Problem when the activations hold values that are not finite.
         """
-        if self._manifest.root is not None:
-            return self._manifest.root
+        if self.root is not None:
+            return self.root
         if missing := self.missing_shards():
             raise RuntimeError(f"shards {missing} of this store are not written yet")
         layout = self._layout
