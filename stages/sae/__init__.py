@@ -1,0 +1,8 @@
+"""The SAE family: models, the table of variants, files."""
+
+from stages.sae.files import load, save
+from stages.sae.model import SAE
+from stages.sae.normalisation import Normalisation
+from stages.sae.variant import Variant, find_variant, load_variants
+
+__all__ = ["SAE", "Normalisation", "Variant", "find_variant", "load", "load_variants", "save"]

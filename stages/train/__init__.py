@@ -1,0 +1,19 @@
+"""Stage 2: trains SAEs from an activation store, without a language model."""
+
+from stages.train.config import TrainConfig, TrainSizes, make_config
+from stages.train.guards import Collapse
+from stages.train.loop import TrainResult, train
+from stages.train.plan import TrainPlan, check_plan, fingerprint, make_plan
+
+__all__ = [
+    "Collapse",
+    "TrainConfig",
+    "TrainPlan",
+    "TrainResult",
+    "TrainSizes",
+    "check_plan",
+    "fingerprint",
+    "make_config",
+    "make_plan",
+    "train",
+]

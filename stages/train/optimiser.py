@@ -1,0 +1,63 @@
+"""Adam on float32 parameters, with decoder rows kept on the unit sphere."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stages.sae.model import SAE
+from stages.sae.variant import OptimizerRow
+
+
+class Optimiser:
+    """Steps an SAE.
+
+    The decoder's gradient loses its part parallel to each row and rows are renormalised after the
+    step: otherwise the L1 term could be lowered by longer rows and smaller codes.
+    """
+
+    def __init__(self, row: OptimizerRow, sae: SAE) -> None:
+        self.sae = sae
+        self.clip = row.clip
+        self.parameters = dict(sae.named_parameters())
+        self.adam = torch.optim.Adam(self.parameters.values(), lr=row.lr, betas=(0.9, 0.999), fused=True)
+
+    def step(self, lr: float) -> None:
+        """Apply the gradients that `backward` left, clipped if the row says so, and drop them."""
+        for group in self.adam.param_groups:
+            group["lr"] = lr
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            self.sae.W_dec.div_(self.sae.W_dec.norm(dim=-1, keepdim=True))
+
+    @torch.no_grad()
+    def prepare_gradients(self) -> Tensor:
+        """Project the decoder's gradient and clip; returns the norm of all gradients before clipping."""
+        gradient, rows = self.sae.W_dec.grad, self.sae.W_dec
+        assert gradient is not None, "prepare_gradients comes after backward"
+        parallel = torch.linalg.vecdot(gradient, rows).unsqueeze(-1)
+        gradient.addcmul_(parallel, rows, value=-1)
+        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.clip, norm)
+        return norm
+
+    def state(self) -> dict[str, Tensor]:
+        """Adam's moments and counts by parameter, for a checkpoint."""
+        return {
+            f"{name}.{key}": tensor
+            for name, parameter in self.parameters.items()
+            for key, tensor in self.adam.state[parameter].items()
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
+        for name, parameter in self.parameters.items():
+            prefix = f"{name}."
+            self.adam.state[parameter] = {
+                key.removeprefix(prefix): tensor.clone()
+                for key, tensor in state.items()
+                if key.startswith(prefix)
+            }

@@ -1,0 +1,168 @@
+"""What a training will do, decided and checked before its first step, and what decides its content."""
+
+from __future__ import annotations
+
+import ast
+import math
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+import stages.sae
+import stages.train
+from stages.precision import cpu_capability, native_dtype
+from stages.train.config import TrainConfig
+from stages.train.schedule import ends_of_schedules
+from store import ActivationStore
+from store.files import digest
+from store.problem import Problem
+
+SCHEDULED_SHARE = 0.75
+"""Every schedule has to be over after this share of the steps, so that the objective itself is trained."""
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """How a training is executed. Decided once, kept with the run and followed by every resume."""
+
+    steps: int
+    """Optimiser steps."""
+    tokens_per_step: int
+    """Positions in a batch, BOS and padding included."""
+    device: str
+    """`cpu` or `cuda`."""
+    products: str
+    """dtype of the dense matrix products; parameters, optimiser and losses are float32."""
+    threads: int
+    """Threads of a CPU operation, on which the order of its sums depends."""
+    cpu: str
+    """Kind of machine as far as arithmetic goes."""
+    torch: str
+    """Version of torch."""
+    python: str
+    """Version of Python, without its patch level."""
+
+    def facts(self) -> dict[str, object]:
+        """The plan for a person to read."""
+        return {**asdict(self), "positions": self.steps * self.tokens_per_step}
+
+    def check_machine(self, folder: Path) -> None:
+        """Refuse to go on where this machine would compute other bits than those that began the run."""
+        here = make_plan(self.steps, self.tokens_per_step)
+        same = ("device", "products", "cpu", "torch", "python")
+        differing = [key for key in same if getattr(self, key) != getattr(here, key)]
+        if differing:
+            raise Problem(
+                "This machine cannot follow the plan with which the training began.",
+                where=folder,
+                expected=", ".join(f"{key} {getattr(self, key)}" for key in differing),
+                found=", ".join(f"{key} {getattr(here, key)}" for key in differing),
+                do="go on where it began, or delete the folder to train anew here",
+            )
+
+
+def make_plan(steps: int, tokens_per_step: int) -> TrainPlan:
+    """The plan that suits this machine."""
+    return TrainPlan(
+        steps=steps,
+        tokens_per_step=tokens_per_step,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        products=str(native_dtype()).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        cpu=cpu_capability(),
+        torch=torch.__version__,
+        python=".".join(platform.python_version_tuple()[:2]),
+    )
+
+
+def check_plan(config: TrainConfig, store: ActivationStore, layer: int) -> TrainPlan:
+    """The plan of a training on this machine. Raises a `Problem` for one that cannot work, before any work."""
+    name = config.variant.name
+    sizes = {"steps": config.steps, "batch_rows": config.batch_rows, "d_sae": config.d_sae, "k": config.k}
+    sizes |= {"log_every": config.log_every, "checkpoint_every": config.checkpoint_every}
+    for size, value in {**sizes, "guard_every": config.guard_every}.items():
+        if value < 1:
+            raise Problem(f"{size} is too small.", expected="at least 1", found=value, usage=True)
+    _check_schedules(config)
+    if config.variant.sparsifier.kind == "topk" and config.k > config.d_sae:
+        expected = f"at most d_sae = {config.d_sae}"
+        raise Problem(f"{name}: k is above d_sae.", expected=expected, found=config.k, usage=True)
+    if layer not in store.layers:
+        raise Problem(
+            f"The store has no layer {layer}.",
+            where=store.path,
+            expected=f"one of {', '.join(map(str, sorted(store.layers)))}",
+            found=layer,
+            usage=True,
+        )
+    rows = len(store.rows("train"))
+    if rows < config.batch_rows:
+        raise Problem(
+            "The train split is smaller than a batch.",
+            where=store.path,
+            expected=f"at least {config.batch_rows} sequences",
+            found=rows,
+            do="harvest more tokens, or train with smaller batches",
+        )
+    _check_statistics(store, layer)
+    return make_plan(config.steps, config.batch_rows * store.context)
+
+
+def _check_schedules(config: TrainConfig) -> None:
+    """Refuse a number of steps that leaves a schedule unfinished or no time after it."""
+    for key, end in ends_of_schedules(config.variant).items():
+        if end > SCHEDULED_SHARE * config.steps:
+            never = config.steps <= end
+            fault = "would never end" if never else f"would take more than {SCHEDULED_SHARE:.0%} of the steps"
+            needed = math.ceil(end / SCHEDULED_SHARE)
+            raise Problem(
+                f"{config.variant.name}: {key} of {end} steps {fault}.",
+                expected=f"at least {needed} steps",
+                found=f"{config.steps} steps",
+                do=f"train with --steps {needed} or more",
+                usage=True,
+            )
+
+
+def _check_statistics(store: ActivationStore, layer: int) -> None:
+    """Refuse activations that cannot be normalised: none, all equal, or not finite."""
+    statistics = store.statistics(layer)
+    mean = torch.as_tensor(statistics.mean)
+    usable = statistics.count > 0 and math.isfinite(statistics.scale) and bool(mean.isfinite().all())
+    if not usable or statistics.scale <= 0:
+        raise Problem(
+            "The store's statistics are degenerate: its activations cannot be normalised.",
+            where=f"{store.path}, layer {layer}",
+            expected="kept tokens, a finite mean and a scale above 0",
+            found=f"{statistics.count} kept tokens, scale {statistics.scale}",
+            do="harvest again",
+        )
+
+
+def fingerprint(config: TrainConfig, store: ActivationStore, layer: int) -> str:
+    """sha256 of everything that decides what a training leaves behind, the code of its stages included."""
+    return digest(
+        {
+            "variant": asdict(config.variant),
+            "seed": config.seed,
+            "steps": config.steps,
+            "batch_rows": config.batch_rows,
+            "d_sae": config.d_sae,
+            "k": config.k,
+            "log_every": config.log_every,
+            "store": store.root,
+            "layer": layer,
+            "code": _code(),
+        }
+    )
+
+
+def _code() -> dict[str, str]:
+    """sha256 of each module of the two packages as a syntax tree: comments and layout do not count."""
+    folders = [Path(path) for package in (stages.sae, stages.train) for path in package.__path__]
+    modules = sorted(path for folder in folders for path in folder.glob("*.py"))
+    return {
+        f"{path.parent.name}/{path.name}": digest(ast.dump(ast.parse(path.read_bytes()))) for path in modules
+    }

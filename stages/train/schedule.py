@@ -1,0 +1,47 @@
+"""Schedules: numbers that depend on the step alone, so that a resumed run needs no state for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stages.sae.variant import Variant
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """Rises linearly from 0 and stays at 1."""
+
+    length: int
+    """Steps until it is 1; 0 for a constant 1."""
+
+    def at(self, step: int) -> float:
+        """The factor at a step, counted from 0. The first step of a ramp already has `1 / length`."""
+        return min(1.0, (step + 1) / self.length) if self.length else 1.0
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """Linear warm-up to a peak, constant, linear decay to 0 over the last share of the steps."""
+
+    peak: float
+    """The constant in the middle."""
+    warmup: Ramp
+    """The rise."""
+    decay: float
+    """Share of the steps that fall."""
+    steps: int
+    """All steps."""
+
+    def at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0; the last step's is above 0."""
+        falling = self.decay * self.steps
+        fall = min(1.0, (self.steps - step) / falling) if falling else 1.0
+        return self.peak * self.warmup.at(step) * fall
+
+
+def ends_of_schedules(variant: Variant) -> dict[str, int]:
+    """The step at which each schedule of a variant is over, by its key in the table. The final decay is not one."""
+    return {
+        "optimizer.warmup": variant.optimizer.warmup,
+        "objective.l1_warmup": variant.objective.l1_warmup,
+    }
