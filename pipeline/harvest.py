@@ -17,7 +17,9 @@ def run(
     name: str | None, model: str | None, layers: Sequence[int], tokens: int | None, folder: Path | None, dry: bool
 ) -> None:
     """Harvest what the profile and the flags ask for, into the path that this content has."""
-    from stages.harvest import estimate, harvest, make_request
+    from stages.harvest.estimate import estimate
+    from stages.harvest.harvest import harvest
+    from stages.harvest.request import make_request
 
     project = Project.here()
     params = read_params(project.root)
@@ -29,7 +31,7 @@ def run(
         target = folder or project.store(asked, suffix)
         if dry:
             console.print_facts(
-                estimate(target, asked.harvest, asked.model, asked.corpus, request, progress).facts()
+                estimate(target, asked.harvest, asked.model, asked.corpus, progress).facts()
             )
             return
         if switched:
@@ -81,10 +83,11 @@ def choose_profile(
     Raises:
         Problem: the profile is unknown, or its weights cannot be had.
     """
-    from stages.language_model import n_layers, resolve
+    from stages.language_model.model import n_layers
+    from stages.language_model.source import resolve
 
     profile = params.named(name)
-    if name is not None or not layers or max(layers) < n_layers(with_model(profile, None).model):
+    if name is not None or not layers or max(layers) < n_layers(profile.model):
         return profile, False
     joined = "-".join(map(str, sorted(set(layers))))
     declared = [p for p in params.profiles.values() if str(p.harvest.layers) == joined]

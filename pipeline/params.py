@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from stages.train.config import TrainSizes
 
 from stages.evaluate.config import EvaluateConfig
 from stages.harvest.config import HarvestConfig
 from stages.language_model.config import CorpusConfig, ModelConfig
-from stages.train.config import TrainSizes
 from store.files import write_atomically
 from store.problem import Problem
 

@@ -22,14 +22,14 @@ def run(
 ) -> None:
     """Train every asked variant with every asked seed, one after the other."""
     import store
-    from stages.sae import load_variants, variant_named
+    from stages.sae import find_variant, load_variants
     from stages.train import check_plan, fingerprint, make_config, train
 
     project = Project.here()
     params = read_params(project.root)
     profile = params.named(name)
     table = load_variants(project.root / "variants.yaml")
-    rows = [variant_named(table, v) for v in (variants or params.run.variants)]
+    rows = [find_variant(table, v) for v in (variants or params.run.variants)]
     seeds = seeds or params.run.seeds
     if out is not None and len(rows) * len(seeds) > 1:
         raise Problem(

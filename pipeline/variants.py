@@ -13,14 +13,14 @@ from pipeline.paths import Project
 
 def run(name: str | None, profile: str | None, json: bool) -> None:
     """The table of variants with their sources, or one row with its numbers and its reading."""
-    from stages.sae import load_variants, variant_named
+    from stages.sae import find_variant, load_variants
 
     project = Project.here()
     params = read_params(project.root)
     params.named(profile)
     table = load_variants(project.root / "variants.yaml")
     if name is not None:
-        row = asdict(variant_named(table, name))
+        row = asdict(find_variant(table, name))
         if json:
             console.print_json(row)
         else:

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from stages.harvest.config import HarvestConfig
 from stages.harvest.plan import HarvestPlan
 from stages.harvest.storage import to_storage
-from stages.language_model import LayerRunner
+from stages.language_model.runner import LayerRunner
 from store import StoreWriter
 from store.progress import Progress
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 
 from stages.harvest.activations import harvest_shards
 from stages.harvest.config import HarvestConfig
@@ -17,9 +16,11 @@ from stages.harvest.plan import HarvestPlan, decide, follow
 from stages.harvest.request import make_request
 from stages.harvest.selfcheck import SelfCheck, self_check
 from stages.harvest.sequences import write_sequences
-from stages.language_model import CorpusConfig, LanguageModel, LayerRunner, ModelConfig, load
-from store import StoreSpec, StoreWriter, remove_store
-from store.files import digest, write_json
+from stages.language_model.config import CorpusConfig, ModelConfig
+from stages.language_model.model import LanguageModel, load
+from stages.language_model.runner import LayerRunner
+from store import OtherContent, StoreSpec, StoreWriter, remove_store
+from store.files import write_json
 from store.problem import Problem
 from store.progress import SILENT, Progress
 
@@ -38,7 +39,7 @@ class HarvestResult:
     """Rows of `context` positions."""
 
     did: str
-    """`finished before`, `resumed` or `harvested`."""
+    """`finished before`, `resumed and finished` or `harvested`."""
 
     tokens_per_second: float | None
     """Rate of the forward passes of this run, compilation included; None where nothing was left to do."""
@@ -68,34 +69,35 @@ def harvest(
         Problem: wrong model, corpus, layer or plan; too little disk; a failed self-check.
     """
     request = request or make_request(config, model, text, progress)
-    _make_way(folder, digest(request), replace, progress)
-    if (found := _finished(folder, request, progress)) is not None:
-        return found
-    lm = load(model, progress)
-    spec = StoreSpec(request, config.context, config.dtype, dict.fromkeys(config.layer_list, lm.d_model))
-    with StoreWriter.open(folder, spec, progress=progress) as writer:
+    layers = dict.fromkeys(config.layer_list, request["model"]["d_model"])
+    spec = StoreSpec(request, config.context, config.dtype, layers)
+    with _open(folder, spec, replace, progress) as writer:
+        if writer.complete:
+            assert writer.root is not None and writer.n_sequences is not None
+            return HarvestResult(folder, writer.root, writer.n_sequences, "finished before", None)
+        resumed = bool(writer.plan)
+        lm = load(model, progress)
         if writer.n_sequences is None:
             write_sequences(writer, lm, text, config, progress)
         assert writer.n_sequences is not None
-        positions = writer.n_sequences * config.context
-        missing = writer.missing_shards()
-        left = sum(len(writer.shard_rows(shard)) for shard in missing) * config.context
-        check_disk(folder, left * spec.bytes_per_position)
-        plan = _plan(writer, config, lm, positions, progress)
+        plan = _plan(writer, config, lm, progress)
         runner = LayerRunner(lm, config.layer_list, compile=plan.compiled)
-        progress.start("harvest", positions, "tokens", done=positions - left)
+        total = writer.n_sequences * config.context
+        left = sum(len(writer.shard_rows(shard)) for shard in writer.missing_shards()) * config.context
+        check_disk(folder, left * bytes_per_token(config, lm.d_model))
+        progress.start("harvest", total, "tokens", done=total - left)
         begun = time.monotonic()
         harvest_shards(writer, runner, config, plan, progress)
         seconds = time.monotonic() - begun
         check = self_check(writer, lm, runner, config, plan)
         root = writer.finish(_card_facts(request, plan))
-    result = HarvestResult(
-        folder,
-        root,
-        writer.n_sequences,
-        "resumed" if left < positions else "harvested",
-        left / seconds if left else None,
-    )
+        result = HarvestResult(
+            folder,
+            root,
+            writer.n_sequences,
+            "resumed and finished" if resumed else "harvested",
+            left / seconds if left else None,
+        )
     _write_run_json(result, model, check, seconds)
     return result
 
@@ -115,45 +117,30 @@ def check_disk(folder: Path, needed: int) -> None:
         )
 
 
-def _make_way(folder: Path, fingerprint: str, replace: bool, progress: Progress) -> None:
-    """Deal with a store of another content in the same place."""
-    manifest = folder / "manifest.json"
-    if not manifest.exists():
-        return
+def bytes_per_token(config: HarvestConfig, d_model: int) -> int:
+    """Bytes on disk for a position: its activations at every layer, its token and its document."""
+    itemsize = torch.finfo(getattr(torch, config.dtype)).bits // 8
+    return len(config.layer_list) * d_model * itemsize + 8
+
+
+def _open(folder: Path, spec: StoreSpec, replace: bool, progress: Progress) -> StoreWriter:
+    """The writer of `folder`, a store of another fingerprint removed first if that is wanted."""
     try:
-        found = json.loads(manifest.read_text()).get("fingerprint")
-    except (ValueError, AttributeError):
-        found = "unreadable"
-    if found == fingerprint:
-        return
-    if not replace:
-        raise Problem(
-            "Another store is in the way",
-            where=folder,
-            expected=f"fingerprint {fingerprint[:8]}",
-            found=str(found)[:8],
-            do="name another folder with --store, or delete that one",
-        )
-    progress.note(f"parameters changed: replacing {folder} ({str(found)[:8]} -> {fingerprint[:8]})")
-    remove_store(folder)
+        return StoreWriter.open(folder, spec, progress=progress)
+    except OtherContent as other:
+        if not replace:
+            raise
+        progress.note(f"parameters changed: replacing {folder.name} ({other.found})")
+        remove_store(folder)
+        return StoreWriter.open(folder, spec, progress=progress)
 
 
-def _finished(folder: Path, request: dict[str, Any], progress: Progress) -> HarvestResult | None:
-    """The result of an earlier run, if every byte of it is still right."""
-    with StoreWriter.attach(folder, request, progress=progress) as writer:
-        if writer is None or not writer.complete:
-            return None
-        assert writer.root is not None and writer.n_sequences is not None
-        return HarvestResult(folder, writer.root, writer.n_sequences, "finished before", None)
-
-
-def _plan(
-    writer: StoreWriter, config: HarvestConfig, lm: LanguageModel, positions: int, progress: Progress
-) -> HarvestPlan:
+def _plan(writer: StoreWriter, config: HarvestConfig, lm: LanguageModel, progress: Progress) -> HarvestPlan:
     """The recorded plan, or this machine's, recorded before the first shard."""
     if writer.plan:
         return follow(writer.plan, lm)
-    plan, notice = decide(config, lm, positions)
+    assert writer.n_sequences is not None
+    plan, notice = decide(config, lm, writer.n_sequences * config.context)
     if notice:
         progress.note(notice)
     writer.record_plan(asdict(plan))
@@ -164,7 +151,7 @@ def _card_facts(request: dict[str, Any], plan: HarvestPlan) -> dict[str, str]:
     return {
         "Language model": str(request["model"]["name"]),
         "Hook points": ", ".join(request["hooks"]),
-        "Text": str(request["corpus"]["name"]),
+        "Text": str(request["corpus"]["source"]),
         "Licence of the text": str(request["corpus"].get("licence") or "as its source states"),
         "Packing": f"{request['packing']}, {request['context']} positions a row, BOS first",
         "Forward pass": f"{plan.compute_dtype}, {plan.attention} attention, "
@@ -184,16 +171,3 @@ def _write_run_json(result: HarvestResult, model: ModelConfig, check: SelfCheck,
             "self_check": asdict(check),
         },
     )
-
-
-def estimate_rate(lm: LanguageModel, config: HarvestConfig) -> float:
-    """Tokens/s of an eager forward pass on this machine, from two batches."""
-    runner = LayerRunner(lm, config.layer_list, compile=False)
-    tokens = np.random.default_rng(0).integers(0, lm.vocab_size, (config.batch_rows, config.context))
-    import torch
-
-    block = torch.from_numpy(tokens)
-    runner(block)
-    begun = time.monotonic()
-    runner(block)
-    return block.numel() / (time.monotonic() - begun)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from stages.harvest.config import HarvestConfig
-from stages.language_model import LanguageModel
+from stages.language_model.model import LanguageModel
 from stages.precision import can_compile, cpu_capability
 from store.problem import Problem
 
@@ -90,8 +90,7 @@ def follow(recorded: dict[str, Any], lm: LanguageModel) -> HarvestPlan:
             "This machine cannot continue the harvest as it was begun",
             expected=", ".join(f"{name} {recorded[name]}" for name in different),
             found=", ".join(f"{name} {here[name]}" for name in different),
-            do="finish it on a machine and with versions like the first, or delete the partial store and "
-            "harvest again",
+            do="finish it on a machine and with versions like the first, or delete the partial store and harvest again",
         )
     torch.set_num_threads(plan.threads)
     return plan

@@ -6,8 +6,10 @@ from dataclasses import asdict
 from typing import Any
 
 from stages.harvest.config import HarvestConfig
-from stages.language_model import CorpusConfig, ModelConfig, corpus, source
-from stages.language_model.model import hook_name, identity, n_layers
+from stages.language_model import corpus
+from stages.language_model.config import CorpusConfig, ModelConfig
+from stages.language_model.model import hook_name, identity, n_layers, width
+from stages.language_model.source import resolve
 from store.problem import Problem
 from store.progress import SILENT, Progress
 
@@ -27,15 +29,15 @@ def make_request(
         Problem: if the model or corpus cannot be had, or the model lacks a layer.
     """
     check_layers(config, model)
-    folder = source.resolve(model, progress)
+    folder = resolve(model, progress)
     asked = asdict(config)
     asked.pop("batch_rows")
     return {
         **asked,
         "layers": config.layer_list,
         "hooks": [hook_name(layer) for layer in config.layer_list],
-        "model": {"name": model.name, "dtype": model.dtype, **identity(folder)},
-        "corpus": {**corpus.identity(text), "text_column": text.text_column, "tokens": text.tokens},
+        "model": {"name": model.name, "dtype": model.dtype, "d_model": width(folder), "files": identity(folder)},
+        "corpus": {**corpus.identity(text), "tokens": text.tokens},
         "content_version": CONTENT_VERSION,
     }
 

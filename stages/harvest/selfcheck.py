@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,9 @@ from stages.harvest.activations import batches
 from stages.harvest.config import HarvestConfig
 from stages.harvest.plan import HarvestPlan
 from stages.harvest.storage import from_storage, to_storage
-from stages.language_model import LanguageModel, LayerRunner
-from stages.language_model.decoder import decoder_layers
+from stages.language_model.decoder import decoder_layers, hidden_states
+from stages.language_model.model import LanguageModel
+from stages.language_model.runner import LayerRunner
 from store import StoreWriter
 from store.problem import Problem
 
@@ -65,7 +67,7 @@ def self_check(
         again = _same_batch(runner, tokens, place, plan, config)
         alone = _unbatched(lm, tokens[place], config.layer_list)
         for layer in config.layer_list:
-            stored = writer.read_row(layer, row)
+            stored = writer.stored(layer, row)
             if not np.array_equal(stored, again[layer]):
                 raise _differs(row, layer, "equal to the bit in the same batch", "other bits")
             difference = _relative(from_storage(stored, config.dtype), alone[layer])
@@ -96,14 +98,14 @@ def _same_batch(
 
 
 def _unbatched(
-    lm: LanguageModel, tokens: Int[np.ndarray, "context"], layers: list[int]
+    lm: LanguageModel, tokens: Int[np.ndarray, " context"], layers: list[int]
 ) -> dict[int, Float[Tensor, "context d"]]:
     """The row alone through the unmodified model, every layer of it, caught by forward hooks."""
     caught: dict[int, Tensor] = {}
 
-    def catch(layer: int):  # type: ignore[no-untyped-def]
-        def hook(_module: object, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            caught[layer] = (output if isinstance(output, Tensor) else output[0])[0]
+    def catch(layer: int) -> Callable[[object, object, object], None]:
+        def hook(_module: object, _inputs: object, output: object) -> None:
+            caught[layer] = hidden_states(output)[0]
 
         return hook
 

@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import store
+from stages.harvest import harvest as harvest_module
+from stages.harvest import selfcheck
+from stages.harvest.config import HarvestConfig
+from stages.harvest.estimate import estimate
+from stages.harvest.harvest import harvest
+from stages.harvest.request import make_request
+from stages.language_model.config import CorpusConfig, ModelConfig
+from stages.language_model.decoder import decoder_layers
+from stages.language_model.model import load
+from stages.language_model.runner import LayerRunner
+from store.problem import Problem
+from tests.project import write_corpus
+
+CONFIG = HarvestConfig(layers="0-2", context=16, heldout=0.2, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> CorpusConfig:
+    return CorpusConfig(source=str(write_corpus(tmp_path_factory.mktemp("text") / "text.jsonl", 150)))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> ModelConfig:
+    return ModelConfig(name="tiny/gemma3", source=str(tiny_model), dtype="float32")
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of 8 rows, so that a small harvest has several."""
+    monkeypatch.setattr("store.manifest.SHARD_BYTES", 0)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_stored_activations_are_those_of_the_unmodified_model(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig
+) -> None:
+    result = harvest(tmp_path / "s", CONFIG, model, text)
+    opened = store.open(tmp_path / "s")
+    assert result.did == "harvested" and result.n_sequences == opened.n_sequences > 20
+    lm = load(model)
+    rows = np.array([0, opened.n_sequences // 2, opened.n_sequences - 1])
+    tokens = torch.from_numpy(opened.tokens(rows).astype(np.int64))
+    seen: dict[int, torch.Tensor] = {}
+    for layer in (0, 2):
+        decoder_layers(lm.model)[layer].register_forward_hook(
+            lambda _m, _i, out, layer=layer: seen.__setitem__(layer, out if torch.is_tensor(out) else out[0])
+        )
+    with torch.inference_mode():
+        lm.model(tokens)
+    for layer in (0, 2):
+        torch.testing.assert_close(opened.read(layer, rows), seen[layer], rtol=1e-4, atol=1e-4)
+
+
+def test_every_document_is_whole_in_token_order_and_in_one_split(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig
+) -> None:
+    harvest(tmp_path / "s", CONFIG, model, text)
+    opened = store.open(tmp_path / "s")
+    lm = load(model)
+    texts = [json.loads(line)["text"] for line in Path(text.source).read_text().splitlines()]
+    everything = np.arange(opened.n_sequences)
+    tokens, document = opened.tokens(everything), opened.document(everything)
+    assert len(opened.documents) == len(texts)
+    for number, content in enumerate(texts):
+        assert lm.tokenizer.decode(tokens[document == number].tolist()) == content
+    for split in ("train", "heldout"):
+        members = document[opened.rows(split)]
+        assert set(opened.documents["split"].iloc[np.unique(members[members >= 0])]) == {split}
+
+
+def test_a_second_harvest_does_nothing(tmp_path: Path, model: ModelConfig, text: CorpusConfig) -> None:
+    first = harvest(tmp_path / "s", CONFIG, model, text)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s").rglob("*")}
+    second = harvest(tmp_path / "s", CONFIG, model, text)
+    assert (second.did, second.root, second.tokens_per_second) == ("finished before", first.root, None)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "s").rglob("*")} == before
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_damaged_shard_is_harvested_again_to_the_same_bytes(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig
+) -> None:
+    first = harvest(tmp_path / "s", CONFIG, model, text)
+    whole = tree(tmp_path / "s")
+    shard = tmp_path / "s/activations.zarr/layers/2/resid_post/c/1/0/0"
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(content)
+    again = harvest(tmp_path / "s", CONFIG, model, text)
+    assert (again.did, again.root) == ("resumed and finished", first.root)
+    assert tree(tmp_path / "s") == whole
+
+
+def test_another_request_is_refused_or_replaces_the_whole(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig
+) -> None:
+    first = harvest(tmp_path / "s", CONFIG, model, text)
+    other = replace(CONFIG, context=24)
+    with pytest.raises(Problem, match="other parameters"):
+        harvest(tmp_path / "s", other, model, text)
+    assert store.open(tmp_path / "s").root == first.root
+    second = harvest(tmp_path / "s", other, model, text, replace=True)
+    assert second.root != first.root and store.open(tmp_path / "s").context == 24
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_machine_that_cannot_follow_the_plan_refuses_to_append(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _interrupt_after_first_shard(monkeypatch, tmp_path / "s", model, text)
+    monkeypatch.setattr("stages.harvest.plan.cpu_capability", lambda: "another machine")
+    with pytest.raises(Problem, match="cannot continue") as caught:
+        harvest(tmp_path / "s", CONFIG, model, text)
+    assert "cpu another machine" in str(caught.value.found)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_resume_keeps_the_recorded_batches(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = harvest(tmp_path / "u", CONFIG, model, text)
+    _interrupt_after_first_shard(monkeypatch, tmp_path / "s", model, text)
+    resumed = harvest(tmp_path / "s", replace(CONFIG, batch_rows=3), model, text)
+    assert resumed.did == "resumed and finished"
+    assert resumed.root == undisturbed.root and tree(tmp_path / "s") == tree(tmp_path / "u")
+
+
+def _interrupt_after_first_shard(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, model: ModelConfig, text: CorpusConfig
+) -> None:
+    def stop_at_second(self: store.StoreWriter, shard: int, payload: object) -> None:
+        if shard == 1:
+            raise KeyboardInterrupt
+        original(self, shard, payload)  # type: ignore[arg-type]
+
+    original = store.StoreWriter.write_shard
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(store.StoreWriter, "write_shard", stop_at_second)
+        harvest(folder, CONFIG, model, text)
+    with pytest.raises(Problem, match=r"(?i)partial|not finished|incomplete"):
+        store.open(folder)
+
+
+@pytest.mark.parametrize("wrong", ["bits", "model"])
+def test_the_self_check_sees_what_is_not_the_models(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    if wrong == "bits":
+        original = store.StoreWriter.write_shard
+        monkeypatch.setattr(
+            store.StoreWriter,
+            "write_shard",
+            lambda self, shard, payload: original(self, shard, {k: np.nextafter(v, np.float32(9)) for k, v in payload.items()}),
+        )
+    else:
+        original_unbatched = selfcheck._unbatched
+        monkeypatch.setattr(
+            selfcheck,
+            "_unbatched",
+            lambda *a: {k: v * 1.001 for k, v in original_unbatched(*a).items()},
+        )
+    with pytest.raises(Problem, match="self-check"):
+        harvest(tmp_path / "s", CONFIG, model, text)
+    with pytest.raises(Problem):
+        store.open(tmp_path / "s")
+
+
+def test_too_little_disk_is_refused_before_the_first_shard(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(harvest_module.shutil, "disk_usage", lambda _path: usage._replace(free=1000))
+    with pytest.raises(Problem, match="Too little disk"):
+        harvest(tmp_path / "s", CONFIG, model, text)
+    with pytest.raises(Problem, match="Too little disk"):
+        estimate(tmp_path / "s", CONFIG, model, text)
+
+
+def test_float16_that_would_overflow_is_refused(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = LayerRunner.__call__
+    monkeypatch.setattr(LayerRunner, "__call__", lambda self, t: {k: v * 1e6 for k, v in original(self, t).items()})
+    with pytest.raises(Problem, match="not finite"):
+        harvest(tmp_path / "s", replace(CONFIG, dtype="float16"), model, text)
+
+
+def test_the_estimate_is_what_the_harvest_then_writes(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig
+) -> None:
+    planned = estimate(tmp_path / "s", CONFIG, model, text)
+    done = harvest(tmp_path / "s", CONFIG, model, text)
+    size = sum(path.stat().st_size for path in (tmp_path / "s/activations.zarr").rglob("*") if path.is_file())
+    assert planned.sequences == done.n_sequences
+    assert planned.bytes <= size < planned.bytes * 1.2 + 20_000
+
+
+def test_a_request_names_the_content_not_the_place(tmp_path: Path, tiny_model: Path, text: CorpusConfig) -> None:
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    here = make_request(CONFIG, ModelConfig(name="m", source=str(tiny_model)), text)
+    there = make_request(CONFIG, ModelConfig(name="m", source=str(copy)), text)
+    assert here == there and str(tmp_path) not in json.dumps(there)
+
+
+def test_a_layer_that_the_model_lacks(tmp_path: Path, model: ModelConfig, text: CorpusConfig) -> None:
+    with pytest.raises(Problem, match="no layer 3") as caught:
+        make_request(replace(CONFIG, layers=3), model, text)
+    assert "0 to 2" in str(caught.value.expected) and caught.value.exit_status == 2
+
+
+CHILD = """
+import sys, json
+from pathlib import Path
+import store.manifest
+store.manifest.SHARD_BYTES = 0
+import torch; torch.set_num_threads(1)
+from stages.harvest.config import HarvestConfig
+from stages.harvest.harvest import harvest
+from stages.language_model.config import CorpusConfig, ModelConfig
+folder, model, text = sys.argv[1:4]
+print("ready", flush=True)
+harvest(Path(folder), HarvestConfig(**json.loads(sys.argv[4])), ModelConfig(**json.loads(model)), CorpusConfig(**json.loads(text)))
+"""
+
+
+def _child(folder: Path, model: ModelConfig, text: CorpusConfig) -> subprocess.Popen[bytes]:
+    arguments = [str(folder), json.dumps(asdict(model)), json.dumps(asdict(text)), json.dumps(asdict(CONFIG))]
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, *arguments],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_a_killed_harvest_ends_as_if_it_had_not_been(
+    tmp_path: Path, model: ModelConfig, tiny_model: Path, seed: int
+) -> None:
+    text = CorpusConfig(source=str(write_corpus(tmp_path / "text.jsonl", 400, seed)))
+    whole = _child(tmp_path / "u", model, text)
+    assert whole.wait() == 0
+    draw = random.Random(seed)
+    killed = 0
+    for _ in range(4):
+        child = _child(tmp_path / "s", model, text)
+        assert child.stdout is not None and child.stdout.readline() == b"ready\n"
+        time.sleep(draw.uniform(0.3, 3.0))
+        child.send_signal(signal.SIGKILL)
+        killed += child.wait() == -signal.SIGKILL
+    assert killed
+    assert _child(tmp_path / "s", model, text).wait() == 0
+    assert tree(tmp_path / "s") == tree(tmp_path / "u")
+
+
+@pytest.mark.slow
+def test_memory_is_flat_in_the_number_of_tokens(tmp_path: Path, model: ModelConfig) -> None:
+    peaks = []
+    for documents in (2_000, 16_000):
+        text = CorpusConfig(source=str(write_corpus(tmp_path / f"{documents}.jsonl", documents)))
+        child = _child(tmp_path / f"s{documents}", model, text)
+        _, status, usage = os.wait4(child.pid, 0)
+        assert status == 0
+        peaks.append(usage.ru_maxrss / 1024)
+    written = sum(p.stat().st_size for p in (tmp_path / "s16000").rglob("*") if p.is_file()) / 2**20
+    assert written > 100
+    assert peaks[1] - peaks[0] < 0.25 * written, f"peaks {peaks} MiB for {written:.0f} MiB more on disk"

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import store
+from pipeline.params import read_params
+from tests.project import TinyProject
+
+
+@pytest.fixture
+def harvested(project: TinyProject) -> TinyProject:
+    status, _, err = project("harvest")
+    assert status == 0, err
+    return project
+
+
+def test_the_whole_line(project: TinyProject) -> None:
+    """harvest, train, evaluate, report, each twice: the second time there is nothing to do."""
+    status, out, err = project("harvest")
+    assert status == 0, err
+    assert "data/stores/tiny-L1: harvested" in out and "root digest" in out
+    assert "nothing to do" in project("harvest")[1]
+    status, out, err = project("train")
+    assert status == 0, err
+    assert "runs/tiny/baseline/seed0" in out and "runs/tiny/topk/seed0" in out
+    assert "data/stores/tiny-L1" in err
+    training = json.loads((project.root / "runs/tiny/topk/seed0/training.json").read_text())
+    assert training["steps_done"] == training["steps_planned"] == 40
+    weights = project.root / "runs/tiny/topk/seed0/sae/sae_weights.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert project("train")[0] == 0 and weights.stat().st_mtime_ns == before
+    status, out, err = project("evaluate")
+    assert status == 0, err
+    summary = json.loads((project.root / "results/tiny/topk/seed0/summary.json").read_text())
+    assert summary["steps_done"] == 40 and 0 < summary["l0"] <= 4
+    status, out, err = project("report")
+    assert status == 0, err
+    page = (project.root / "report/tiny/index.html").read_text()
+    assert "topk" in page and "baseline" in page
+
+
+def test_profiles_and_variants_as_tables_and_json(project: TinyProject) -> None:
+    status, out, _ = project("profiles")
+    assert status == 0 and "blocks.1.hook_resid_post" in out and "deeper" in out
+    listed = json.loads(project("profiles", "--json")[1])
+    assert listed["current"] == "tiny" and set(listed["profiles"]) == {"tiny", "deeper"}
+    assert "topk" in project("variants")[1]
+    assert json.loads(project("variants", "topk", "--json")[1])["sparsifier"]["kind"] == "topk"
+
+
+def test_use_says_the_way_back(project: TinyProject) -> None:
+    status, out, _ = project("use", "deeper")
+    assert status == 0 and "pipeline use tiny" in out
+    assert read_params(project.root).profile.name == "deeper"
+
+
+@pytest.mark.parametrize("command", ["harvest", "train", "evaluate", "report", "profiles", "variants"])
+def test_every_command_refuses_an_unknown_profile(project: TinyProject, command: str) -> None:
+    status, out, err = project(command, "--profile", "huge")
+    assert (status, out) == (2, "")
+    assert "huge" in err and "tiny, deeper" in err and "Traceback" not in err
+
+
+def test_an_unknown_variant(harvested: TinyProject) -> None:
+    status, _, err = harvested("train", "--variant", "warmup3000")
+    assert status == 2 and "warmup3000" in err and "baseline" in err
+
+
+def test_an_unknown_flag(project: TinyProject) -> None:
+    assert project("harvest", "--colour", "red")[0] == 2
+
+
+def test_a_layer_that_no_profile_has(project: TinyProject) -> None:
+    status, _, err = project("harvest", "--layer", "7")
+    assert status == 2 and "no layer 7" in err and "0 to 2" in err
+
+
+def test_a_layer_of_another_profile_whose_weights_cannot_be_had(project: TinyProject) -> None:
+    status, _, err = project("harvest", "--layer", "19")
+    assert status == 1
+    assert "deeper" in err and "--model PATH" in err and "log in to the hub" in err
+    assert read_params(project.root).profile.name == "tiny"
+
+
+def test_a_layer_of_another_profile_makes_it_current(project: TinyProject, tmp_path: Path) -> None:
+    from tests.tiny import tiny_model_folder
+
+    deep = tiny_model_folder(tmp_path, kind="gpt2", layers=20, d=16)
+    project.params["profiles"]["deeper"]["model"]["source"] = str(deep)
+    project.save()
+    status, out, err = project("harvest", "--layer", "19")
+    assert status == 0, err
+    assert "made it the current" in err and "pipeline use tiny" in err
+    assert "data/stores/deeper-L19: harvested" in out
+    assert read_params(project.root).profile.name == "deeper"
+
+
+def test_flags_that_change_the_content_change_the_path(project: TinyProject) -> None:
+    status, out, err = project("harvest", "--layer", "2", "--tokens", "320")
+    assert status == 0, err
+    (folder,) = (project.root / "data/stores").glob("tiny-L2-????????")
+    opened = store.open(folder)
+    assert folder.name in out and opened.n_sequences * opened.context >= 320
+    assert opened.manifest.fingerprint.startswith(folder.name[-8:])
+
+
+def test_a_dry_run_writes_nothing(project: TinyProject) -> None:
+    status, out, err = project("harvest", "--dry-run")
+    assert status == 0, err
+    assert "on disk" in out and "estimated time" in out and not (project.root / "data").exists()
+
+
+def test_training_without_a_store_names_the_command(project: TinyProject) -> None:
+    status, _, err = project("train", "--variant", "topk")
+    assert status == 1 and "pipeline harvest --profile tiny" in err
+
+
+def test_training_dry_run(harvested: TinyProject) -> None:
+    status, out, err = harvested("train", "--variant", "topk", "--dry-run")
+    assert status == 0, err
+    assert "steps" in out and not (harvested.root / "runs").exists()
+
+
+def test_steps_not_above_the_warmup(harvested: TinyProject) -> None:
+    status, _, err = harvested("train", "--variant", "topk", "--steps", "5")
+    assert status == 1 and "warm" in err and not (harvested.root / "runs").exists()
+
+
+def test_other_steps_get_their_own_folder(harvested: TinyProject) -> None:
+    status, out, err = harvested("train", "--variant", "topk", "--steps", "20")
+    assert status == 0, err
+    (folder,) = (harvested.root / "runs/tiny/topk").glob("seed0-????????")
+    assert json.loads((folder / "training.json").read_text())["steps_done"] == 20
+
+
+def test_a_damaged_store_is_refused_and_listed(harvested: TinyProject) -> None:
+    shard = harvested.root / "data/stores/tiny-L1/activations.zarr/layers/1/resid_post/c/0/0/0"
+    content = bytearray(shard.read_bytes())
+    content[1000] ^= 1
+    shard.write_bytes(content)
+    status, _, err = harvested("train", "--variant", "topk")
+    assert status == 1 and "resid_post/c/0/0/0" in err and "Traceback" not in err
+    status, _, err = harvested("store", "verify")
+    assert status == 1 and "resid_post/c/0/0/0" in err
+    report = json.loads(harvested("store", "verify", "--json")[1])
+    assert not report["ok"] and len(report["problems"]) == 1
+
+
+def test_a_partial_store_is_refused(harvested: TinyProject) -> None:
+    import shutil
+
+    folder = harvested.root / "data/stores/tiny-L1"
+    shard = folder / "activations.zarr/layers/1/resid_post/c/0/0/0"
+    shard.unlink()
+    status, _, err = harvested("train", "--variant", "topk")
+    assert status == 1 and "resid_post/c/0/0/0" in err
+    shutil.rmtree(folder)
+
+
+def test_a_store_from_another_model_is_refused_by_the_evaluation(
+    harvested: TinyProject, tmp_path: Path
+) -> None:
+    from tests.tiny import tiny_model_folder
+
+    assert harvested("train", "--variant", "topk")[0] == 0
+    other = tiny_model_folder(tmp_path, kind="gemma3", layers=3, d=32, seed=1)
+    harvested.params["profiles"]["tiny"]["model"]["source"] = str(other)
+    harvested.save()
+    status, _, err = harvested("evaluate", "runs/tiny/topk/seed0")
+    assert status == 1 and "model" in err and "Traceback" not in err
+
+
+def test_store_commands(harvested: TinyProject) -> None:
+    listed = json.loads(harvested("store", "ls", "--json")[1])
+    assert [row["store"] for row in listed] == ["data/stores/tiny-L1"] and listed[0]["status"] == "complete"
+    facts = json.loads(harvested("store", "info", "--json")[1])
+    assert facts["sequences"]["heldout"] > 0 and facts["root digest"] == store.open(
+        harvested.root / "data/stores/tiny-L1"
+    ).root
+    assert "root digest" in harvested("store", "info")[1]
+    status, out, _ = harvested("store", "verify")
+    assert status == 0 and "as recorded" in out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "empty"), (b'{"text": "caf\xe9"}\n', "UTF-8"), (b'{"body": "x"}\n', "text")]
+)
+def test_a_corpus_file_that_cannot_be_used(project: TinyProject, content: bytes, message: str) -> None:
+    (project.root / "corpus.jsonl").write_bytes(content)
+    status, _, err = project("harvest")
+    assert status == 1 and message in err and "corpus.jsonl" in err and "Traceback" not in err
+
+
+def test_outside_a_project(project: TinyProject, tmp_path: Path) -> None:
+    project.patch.chdir(tmp_path)
+    status, _, err = project("profiles")
+    assert status == 2 and "params.yaml" in err
+
+
+def test_parameters_that_changed_replace_the_store_and_say_so(harvested: TinyProject) -> None:
+    first = store.open(harvested.root / "data/stores/tiny-L1").root
+    harvested.params["profiles"]["tiny"]["harvest"]["context"] = 24
+    harvested.save()
+    status, _, err = harvested("harvest")
+    assert status == 0 and "parameters changed" in err
+    assert store.open(harvested.root / "data/stores/tiny-L1").root != first

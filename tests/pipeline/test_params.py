@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.params import read_params, use_profile
+from stages.sae import load_variants
+from store.problem import Problem
+from tests.project import TinyProject
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_projects_own_parameters_are_valid() -> None:
+    params = read_params(ROOT)
+    assert params.profile.name == "embedded" and params.profile.harvest.layer_list == [11]
+    assert list(params.profiles) == ["embedded", "gemma-2-2b", "gpt2", "pythia-70m"]
+    table = load_variants(ROOT / "variants.yaml")
+    assert set(params.run.variants) <= set(table)
+
+
+def test_the_default_profile_has_the_sizes_of_the_design() -> None:
+    profile = read_params(ROOT).profile
+    sizes = (profile.train.d_sae, profile.train.k, profile.train.batch_rows, profile.train.steps)
+    assert sizes == (2304, 32, 16, 4000)
+    assert (profile.harvest.context, profile.harvest.packing, profile.corpus.tokens) == (128, "concat", None)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["harvest", "contxt"], 64, "profiles.tiny.harvest.contxt: unknown parameter (allowed: layers, context"),
+        (["harvest", "packing"], "dense", "profiles.tiny.harvest.packing"),
+        (["train", "k"], 0, "profiles.tiny.train"),
+        (["harvest", "layers"], "5-x", "These are not layers"),
+        (["harvest", "heldout"], 0, "heldout documents"),
+        (["harvest", "context"], "many", "profiles.tiny.harvest.context"),
+        (["corpus", "tokens"], -5, "tokens"),
+    ],
+)
+def test_wrong_parameters_are_refused_by_name(
+    project: TinyProject, path: list[str], value: object, message: str
+) -> None:
+    project.params["profiles"]["tiny"][path[0]][path[1]] = value
+    project.save()
+    status, out, err = project("profiles")
+    assert (status, out) == (2, "")
+    assert message in err and "Traceback" not in err
+
+
+def test_use_changes_one_line(project: TinyProject) -> None:
+    path = project.root / "params.yaml"
+    before = path.read_text()
+    use_profile(project.root, "deeper")
+    assert read_params(project.root).profile.name == "deeper"
+    use_profile(project.root, "tiny")
+    assert path.read_text() == before
+
+
+def test_the_real_file_keeps_its_comments_when_a_profile_is_used(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text)
+    use_profile(tmp_path, "gpt2")
+    changed = (tmp_path / "params.yaml").read_text()
+    assert yaml.safe_load(changed)["profile"]["name"] == "gpt2"
+    assert [a for a, b in zip(text.splitlines(), changed.splitlines(), strict=True) if a != b] == [
+        "profile: *embedded # the current one"
+    ]
+
+
+def test_an_unknown_profile_names_the_known_ones(project: TinyProject) -> None:
+    with pytest.raises(Problem, match="no profile named 'huge'") as caught:
+        use_profile(project.root, "huge")
+    assert caught.value.expected == "tiny, deeper"
