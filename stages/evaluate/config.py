@@ -1,16 +1,10 @@
-"""How an evaluation divides the heldout rows."""
+"""What an evaluation is asked to do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from store.problem import Problem
-
-ORDER_SEED = 42
-"""Seed of the fixed permutation of the heldout rows; SAEBench shuffles its data with the same number."""
 
 
 @dataclass(frozen=True)
@@ -32,39 +26,3 @@ class EvaluateConfig:
                 found=self.reconstruction_share,
                 usage=True,
             )
-
-
-@dataclass(frozen=True)
-class HeldoutBatches:
-    """Disjoint batches of heldout rows, every one of the same number of rows."""
-
-    reconstruction: list[np.ndarray]
-    """Rows of the batches that are spliced into the language model."""
-    variance: list[np.ndarray]
-    """Rows of the batches whose stored activations are encoded and decoded."""
-
-    @property
-    def batch_rows(self) -> int:
-        """Rows a batch."""
-        return len(self.reconstruction[0])
-
-    @classmethod
-    def divide(cls, rows: Sequence[int] | np.ndarray, config: EvaluateConfig) -> HeldoutBatches:
-        """Cut a fixed permutation of `rows` into batches; reconstruction takes the first ones.
-
-        The permutation keeps either phase from being one corner of a corpus that is sorted by title. Both
-        phases get at least one batch, so fewer rows than two batches make the batches smaller. Rows that do
-        not fill a batch are left out, because SAEBench's per-batch formulas want equal batches.
-        """
-        if len(rows) < 2:
-            raise Problem(
-                "the store has too few heldout rows to evaluate on",
-                expected="at least 2 rows of heldout documents",
-                found=len(rows),
-                do="harvest more text, or a larger share of heldout documents",
-            )
-        order = np.random.Generator(np.random.PCG64(ORDER_SEED)).permutation(np.asarray(rows, dtype=np.int64))
-        size = min(config.batch_rows, len(rows) // 2)
-        batches = [order[i * size : (i + 1) * size] for i in range(len(rows) // size)]
-        first = min(max(1, round(len(batches) * config.reconstruction_share)), len(batches) - 1)
-        return cls(reconstruction=batches[:first], variance=batches[first:])

@@ -15,8 +15,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from stages.evaluate.config import HeldoutBatches
 from stages.evaluate.features import misc_metrics
+from stages.evaluate.heldout import HeldoutBatches
 from stages.evaluate.splicing import Splicing
 from stages.evaluate.trained_run import TrainedRun
 from stages.evaluate.variance import Variance
@@ -66,10 +66,7 @@ class Evaluation:
     def core(self, store: ActivationStore) -> dict[str, Any]:
         """The result in SAEBench's schema; what has no place there is in `eval_result_unstructured`."""
         scalars = self.variance.scalars | self.splicing.scalars
-        metrics = {
-            category: {name: finite(scalars[name]) for name in names}
-            for category, names in CATEGORIES.items()
-        }
+        metrics = {category: {name: finite(scalars[name]) for name in names} for category, names in CATEGORIES.items()}
         metrics["misc_metrics"] = {name: finite(v) for name, v in misc_metrics(self.latents).items()}
         positions = self.batches.batch_rows * store.context
         metrics["token_stats"] = {
@@ -102,7 +99,7 @@ class Evaluation:
             "batch_size_prompts": self.batches.batch_rows,
             "n_eval_reconstruction_batches": len(self.batches.reconstruction),
             "n_eval_sparsity_variance_batches": len(self.batches.variance),
-            "dataset": str(store.request["corpus"]["name"]),
+            "dataset": str(store.request["corpus"]["source"]),
             "context_size": store.context,
             "exclude_special_tokens_from_reconstruction": True,
             "verbose": False,
@@ -124,7 +121,7 @@ class Evaluation:
                 "n_sequences": store.n_sequences,
                 "dtype": store.dtype,
                 "request": store.request,
-                "plan": store.manifest["plan"],
+                "plan": store.plan,
             },
         }
 
@@ -181,7 +178,6 @@ def latent_details(latents: dict[str, Float[Tensor, " d_sae"]]) -> list[dict[str
     columns = {name: values.tolist() for name, values in latents.items()}
     rows = zip(*columns.values(), strict=True)
     return [
-        {"index": i}
-        | {name: round(finite(value), DECIMALS) for name, value in zip(columns, row, strict=True)}
+        {"index": i} | {name: round(finite(value), DECIMALS) for name, value in zip(columns, row, strict=True)}
         for i, row in enumerate(rows)
     ]

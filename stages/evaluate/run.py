@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from stages.evaluate.config import EvaluateConfig, HeldoutBatches
+from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.features import latent_metrics
+from stages.evaluate.heldout import HeldoutBatches
 from stages.evaluate.output import CORE, SUMMARY, Evaluation, facts
 from stages.evaluate.splicing import reconstruction
 from stages.evaluate.trained_run import TrainedRun
 from stages.evaluate.variance import sparsity_variance
-from stages.language_model.model import LanguageModel, ModelConfig
+from stages.language_model.config import ModelConfig
+from stages.language_model.model import LanguageModel
 from stages.language_model.model import load as load_language_model
 from stages.language_model.splice import Splice
 from store import ActivationStore

@@ -77,9 +77,7 @@ def test_a_dead_sae(store: MemoryStore) -> None:
     assert found.scalars["explained_variance_legacy"] < 0
     assert found.scalars["explained_variance_centred"] < 0
     tokens = [int((store.document_[rows] >= 0).sum()) for rows in batches()]
-    squares = [
-        kept(MemoryStore(store.activations[r], None, store.document_[r])).square().sum() for r in batches()
-    ]
+    squares = [kept(MemoryStore(store.activations[r], None, store.document_[r])).square().sum() for r in batches()]
     mse = sum(float(s) / n for s, n in zip(squares, tokens, strict=True)) / sum(tokens)
     assert found.scalars["mse"] == pytest.approx(mse, rel=1e-5)
     assert found.dead_latents == D_SAE

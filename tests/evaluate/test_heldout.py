@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.evaluate.config import EvaluateConfig, HeldoutBatches
+from stages.evaluate.config import EvaluateConfig
+from stages.evaluate.heldout import HeldoutBatches
 from store.problem import Problem
 
 
@@ -36,9 +37,7 @@ def test_too_few_heldout_rows_are_refused(rows: int) -> None:
         HeldoutBatches.divide(np.arange(rows), EvaluateConfig())
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"batch_rows": 0}, {"reconstruction_share": 0.0}, {"reconstruction_share": 1.0}]
-)
+@pytest.mark.parametrize("wrong", [{"batch_rows": 0}, {"reconstruction_share": 0.0}, {"reconstruction_share": 1.0}])
 def test_impossible_values_are_a_usage_problem(wrong: dict) -> None:
     with pytest.raises(Problem) as caught:
         EvaluateConfig(**wrong)
