@@ -1,0 +1,188 @@
+"""Evaluations from files to files: a store, trained runs, a model; and what is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import store as stores
+from stages.evaluate import EvaluateConfig, evaluate
+from stages.evaluate import run as run_module
+from stages.language_model.config import ModelConfig
+from stages.language_model.model import LanguageModel, load
+from stages.language_model.splice import Splice
+from stages.sae.variant import load_variants
+from stages.train.config import TrainConfig
+from stages.train.loop import train
+from store import ActivationStore, StoreSpec, StoreWriter
+from store.problem import Problem
+from tests.evaluate.stand_ins import random_rows
+from tests.project import VARIANTS
+from tests.tiny import tiny_model_folder
+
+D, LAYER, CONTEXT, ROWS = 32, 1, 16, 60
+CONFIG = EvaluateConfig(batch_rows=4, reconstruction_share=0.3)
+
+
+def write_store(folder: Path, lm: LanguageModel, seed: int, heldout: bool = True) -> ActivationStore:
+    """A store of random packed rows, a document each; every third is heldout."""
+    tokens, _ = random_rows(ROWS, CONTEXT, 300, seed)
+    document = np.where(np.isin(tokens, [0, 1, 2]), -1, np.arange(ROWS)[:, None]).astype(np.int32)
+    x = Splice(lm, LAYER).resid(torch.as_tensor(tokens).long()).numpy()
+    request = {
+        "seed": seed,
+        "hooks": [f"blocks.{LAYER}.hook_resid_post"],
+        "model": {"name": lm.name, **lm.identity},
+        "corpus": {"source": "a test"},
+    }
+    spec = StoreSpec(request, CONTEXT, "float32", {LAYER: D})
+    with StoreWriter.open(folder, spec, {"device": "cpu"}) as writer:
+        with writer.sequences() as out:
+            for row in range(ROWS):
+                split = "heldout" if heldout and row % 3 == 0 else "train"
+                out.add_document(f"doc{row}", "test", "", split, CONTEXT - 1)
+            out.add_rows(tokens, document)
+        for shard in writer.missing_shards():
+            writer.write_shard(shard, {LAYER: x[list(writer.shard_rows(shard))]})
+        writer.finish({})
+    return stores.open(folder)
+
+
+class Scene:
+    """A model, a store and two trained runs, made once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.lm_config = ModelConfig("tiny", str(tiny_model_folder(root, "gemma2", d=D)), dtype="float32")
+        self.lm = load(self.lm_config)
+        self.store = write_store(root / "store", self.lm, 0)
+        table = root / "variants.yaml"
+        table.write_text(yaml.safe_dump(VARIANTS))
+        self.runs = {}
+        for name, variant in load_variants(table).items():
+            config = TrainConfig(variant, seed=0, steps=40, batch_rows=4, d_sae=48, k=4)
+            self.runs[name] = root / "runs" / name / "seed0"
+            train(config, self.store, LAYER, self.runs[name])
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    torch.set_num_threads(1)
+    return Scene(tmp_path_factory.mktemp("scene"))
+
+
+def evaluate_all(scene: Scene, out: Path) -> dict[str, dict]:
+    pairs = [(folder, out / name) for name, folder in scene.runs.items()]
+    evaluate(pairs, scene.store.path, scene.lm_config, CONFIG)
+    return {name: json.loads((out / name / "core.json").read_text()) for name in scene.runs}
+
+
+def core_schema() -> dict:
+    """The JSON schema inside the installed sae-bench, found without importing it."""
+    spec = importlib.util.find_spec("sae_bench")
+    assert spec is not None, "install it: pip install --no-deps sae-bench==0.6.0"
+    folder = Path(spec.submodule_search_locations[0])
+    return json.loads((folder / "evals" / "core" / "eval_output_schema_core.json").read_text())
+
+
+def test_the_output_is_saebench_core_json(scene: Scene, tmp_path: Path) -> None:
+    for name, core in evaluate_all(scene, tmp_path).items():
+        jsonschema.validate(core, core_schema())
+        assert len(core["eval_result_details"]) == 48
+        assert core["sae_lens_release_id"] == name
+        del core["eval_result_metrics"]["misc_metrics"]
+        with pytest.raises(jsonschema.ValidationError):  # the schema can fail
+            jsonschema.validate(core, core_schema())
+
+
+def test_batches_follow_from_the_heldout_rows_and_tokens_are_reported(scene: Scene, tmp_path: Path) -> None:
+    core = evaluate_all(scene, tmp_path)["topk"]
+    assert len(scene.store.rows("heldout")) == 20  # 5 batches of 4 rows
+    assert core["eval_config"]["n_eval_reconstruction_batches"] == 2
+    assert core["eval_config"]["n_eval_sparsity_variance_batches"] == 3
+    stats = core["eval_result_metrics"]["token_stats"]
+    assert stats["total_tokens_eval_reconstruction"] == 2 * 4 * CONTEXT
+    assert stats["total_tokens_eval_sparsity_variance"] == 3 * 4 * CONTEXT
+    kept = core["eval_result_unstructured"]["tokens"]
+    heldout = scene.store.document(scene.store.rows("heldout"))
+    assert kept["reconstruction"] + kept["sparsity_variance"] == (heldout >= 0).sum()
+    summary = json.loads((tmp_path / "topk" / "summary.json").read_text())
+    assert summary["steps_planned"] == summary["steps_done"] == 40
+    assert 0 < summary["l0"] <= 4
+    assert summary["ce_loss_score_se"] > 0
+
+
+def test_together_or_alone_and_again_give_the_same_bytes(scene: Scene, tmp_path: Path) -> None:
+    evaluate_all(scene, tmp_path / "together")
+    [alone] = evaluate([(scene.runs["topk"], tmp_path / "alone")], scene.store.path, scene.lm_config, CONFIG)
+    assert alone.did == "evaluated"
+    for file in ("core.json", "summary.json"):
+        assert (tmp_path / "alone" / file).read_bytes() == (tmp_path / "together/topk" / file).read_bytes()
+    assert set(alone.facts()) >= {"explained variance", "L0", "dead latents", "tokens"}
+
+
+def test_a_second_call_does_nothing_until_something_changes(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate_all(scene, tmp_path)
+    (tmp_path / "topk" / "core.json").write_text("torn")
+    pairs = [(folder, tmp_path / name) for name, folder in scene.runs.items()]
+    again = evaluate(pairs, scene.store.path, scene.lm_config, CONFIG)
+    assert {r.name: r.did for r in again} == {"baseline/seed0": "finished before", "topk/seed0": "evaluated"}
+
+    def never(*_: object) -> None:
+        raise AssertionError("the model was loaded for nothing")
+
+    monkeypatch.setattr(run_module, "load_language_model", never)
+    assert {r.did for r in evaluate(pairs, scene.store.path, scene.lm_config, CONFIG)} == {"finished before"}
+    with pytest.raises(AssertionError):
+        evaluate(pairs, scene.store.path, scene.lm_config, replace(CONFIG, batch_rows=5))
+
+
+def refused(scene: Scene, run: Path, store: Path, lm_config: ModelConfig | None = None) -> str:
+    out = scene.root / "refused"
+    with pytest.raises(Problem) as caught:
+        evaluate([(run, out)], store, lm_config or scene.lm_config, CONFIG)
+    assert not out.exists()
+    return str(caught.value)
+
+
+def test_a_run_of_another_store_is_refused(scene: Scene, tmp_path: Path) -> None:
+    other = write_store(tmp_path / "other", scene.lm, seed=1)
+    message = refused(scene, scene.runs["topk"], other.path)
+    assert "trained on another activation store" in message
+    assert scene.store.root in message
+    assert other.root in message
+
+
+def test_a_missing_or_unfinished_run_is_refused(scene: Scene, tmp_path: Path) -> None:
+    assert "no such run" in refused(scene, tmp_path / "nowhere", scene.store.path)
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(scene.runs["topk"], unfinished)
+    (unfinished / "training.json").unlink()
+    assert "has not finished training" in refused(scene, unfinished, scene.store.path)
+
+
+def test_a_store_without_heldout_documents_is_refused(scene: Scene, tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", scene.lm, seed=0, heldout=False)
+    run = tmp_path / "run"
+    shutil.copytree(scene.runs["topk"], run)
+    facts = json.loads((run / "training.json").read_text())
+    (run / "training.json").write_text(json.dumps(facts | {"store_root": store.root}))
+    assert "too few heldout rows" in refused(scene, run, store.path)
+
+
+def test_another_language_model_is_refused(scene: Scene, tmp_path: Path) -> None:
+    folder = tiny_model_folder(tmp_path, "gemma2", d=D, seed=1)
+    message = refused(scene, scene.runs["topk"], scene.store.path, ModelConfig("other", str(folder)))
+    assert "not the one that made the activation store" in message
+    assert "model.safetensors" in message
