@@ -208,7 +208,7 @@ class Manifest:
                 n_sequences=document["n_sequences"],
                 rows_per_shard=int(document["rows_per_shard"]),
                 dtype=document["dtype"],
-                layers={int(layer): int(facts["d"]) for layer, facts in document["layers"].items()},
+                layers=dict(sorted((int(layer), int(facts["d"])) for layer, facts in document["layers"].items())),
                 files={name: FileRecord(**record) for name, record in document["files"].items()},
                 root=document["root"],
             )

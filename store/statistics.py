@@ -66,8 +66,7 @@ def compute_statistics(folder: Path, layout: Layout, layer: int) -> Statistics:
     train = dask.delayed(is_train)(folder / DOCUMENTS)
     array = layout.activations[layer]
     level = [
-        dask.delayed(shard_moments)(folder, array, layout.document, shard, train)
-        for shard in range(layout.n_shards)
+        dask.delayed(shard_moments)(folder, array, layout.document, shard, train) for shard in range(layout.n_shards)
     ]
     while len(level) > 1:
         pairs = [dask.delayed(merge)(*level[i : i + 2]) for i in range(0, len(level) - 1, 2)]
@@ -91,9 +90,7 @@ def _statistics(total: Moments, folder: Path, layer: int) -> Statistics:
     return Statistics(total.mean, variance, norm_by_position, total.n)
 
 
-def shard_moments(
-    folder: Path, array: ShardedArray, document: ShardedArray, shard: int, train: np.ndarray
-) -> Moments:
+def shard_moments(folder: Path, array: ShardedArray, document: ShardedArray, shard: int, train: np.ndarray) -> Moments:
     """Moments of the kept train tokens of one shard; `train` is bool [n_documents]."""
     x, documents = array.map(folder, shard), document.map(folder, shard)
     context, d = array.shape[1:]
@@ -106,6 +103,7 @@ def shard_moments(
     return total
 
 
+@np.errstate(invalid="ignore", over="ignore")  # what is not finite is refused at the end
 def _block_moments(x: np.ndarray, kept: np.ndarray) -> Moments:
     """Moments of the tokens x [n, d], which are those of a block that the mask kept [rows, context] marks."""
     norms = np.zeros(kept.shape)
@@ -116,6 +114,7 @@ def _block_moments(x: np.ndarray, kept: np.ndarray) -> Moments:
     return Moments(len(x), mean, squares, norms.sum(axis=0), kept.sum(axis=0, dtype=float))
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def merge(a: Moments, b: Moments) -> Moments:
     """Moments of the tokens of both."""
     n = a.n + b.n

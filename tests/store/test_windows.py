@@ -1,0 +1,82 @@
+"""Batches are a pure function of seed and step, and an epoch shows every sequence at most once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import store
+from store import ActivationStore
+from store.problem import Problem
+from tests.store.make import make
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> ActivationStore:
+    return make(tmp_path_factory.mktemp("windows") / "store")
+
+
+@given(batch_rows=st.integers(1, 34), seed=st.integers(0, 2**32), step=st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_batch_depends_on_seed_and_step_alone(shared: ActivationStore, batch_rows: int, seed: int, step: int) -> None:
+    windows = shared.windows(3, batch_rows=batch_rows, seed=seed)
+    windows.batch(step // 2)
+    batch, again = windows.batch(step), shared.windows(3, batch_rows=batch_rows, seed=seed).batch(step)
+    assert np.array_equal(batch.rows, again.rows) and torch.equal(batch.x, again.x)
+    assert np.array_equal(batch.document.numpy(), shared.document(batch.rows))
+    assert np.array_equal(batch.tokens.numpy(), shared.tokens(batch.rows))
+    assert torch.equal(batch.x, torch.stack([shared.window(3, row) for row in batch.rows]))
+
+
+@given(batch_rows=st.integers(1, 34), seed=st.integers(0, 99), epoch=st.integers(0, 9))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_an_epoch_draws_without_replacement(shared: ActivationStore, batch_rows: int, seed: int, epoch: int) -> None:
+    windows = shared.windows(11, batch_rows=batch_rows, seed=seed)
+    per_epoch = windows.batches_per_epoch
+    assert per_epoch == windows.n_rows // batch_rows
+    steps = range(epoch * per_epoch, (epoch + 1) * per_epoch)
+    rows = np.concatenate([windows.batch(step).rows for step in steps])
+    assert len(set(rows.tolist())) == len(rows) == per_epoch * batch_rows
+    assert set(rows.tolist()) <= set(shared.rows("train").tolist())
+
+
+def test_epochs_and_seeds_differ(shared: ActivationStore) -> None:
+    windows = shared.windows(3, batch_rows=30)
+    assert windows.batches_per_epoch == 1
+    orders = {tuple(windows.batch(epoch).rows) for epoch in range(5)}
+    orders |= {tuple(shared.windows(3, batch_rows=30, seed=seed).batch(0).rows) for seed in range(1, 5)}
+    assert len(orders) == 9
+
+
+def test_the_heldout_split_is_its_own(shared: ActivationStore) -> None:
+    rows = shared.windows(3, "heldout", batch_rows=8).batch(3).rows
+    assert set(rows.tolist()) == set(shared.rows("heldout").tolist())
+
+
+def test_batches_do_not_share_memory(shared: ActivationStore) -> None:
+    windows = shared.windows(3, batch_rows=4)
+    first = windows.batch(0)
+    kept = first.x.clone()
+    windows.batch(1)
+    assert torch.equal(first.x, kept)
+
+
+def test_a_split_smaller_than_a_batch_is_answered(tmp_path: Path, shared: ActivationStore) -> None:
+    with pytest.raises(Problem, match="at least 9 sequences") as problem:
+        shared.windows(3, "heldout", batch_rows=9)
+    assert "8 sequences of 8 tokens" in str(problem.value)
+    only_train = make(tmp_path / "store", n_rows=4)
+    with pytest.raises(Problem, match="heldout split"):
+        only_train.windows(3, "heldout", batch_rows=1)
+    with pytest.raises(Problem, match="batch_rows"):
+        shared.windows(3, batch_rows=0)
+
+
+def test_a_negative_step_is_refused(shared: ActivationStore) -> None:
+    with pytest.raises(IndexError):
+        store.open(shared.path).windows(3).batch(-1)
