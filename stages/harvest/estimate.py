@@ -15,7 +15,6 @@ from stages.harvest.sequences import packed
 from stages.language_model.config import CorpusConfig, ModelConfig
 from stages.language_model.model import LanguageModel, load
 from stages.language_model.runner import LayerRunner
-from stages.language_model.tokens import PackedDocument
 from store.progress import SILENT, Progress
 
 
@@ -72,9 +71,7 @@ def estimate(
     """
     lm = load(model, progress)
     if text.tokens is None:
-        sequences = sum(
-            len((item.rows if isinstance(item, PackedDocument) else item)[0]) for item in packed(lm, text, config)
-        )
+        sequences = sum(len(block.tokens) for block in packed(lm, text, config))
     else:
         sequences = -(-text.tokens // config.context)
     tokens = sequences * config.context

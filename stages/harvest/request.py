@@ -37,7 +37,7 @@ def make_request(
         "layers": config.layer_list,
         "hooks": [hook_name(layer) for layer in config.layer_list],
         "model": {"name": model.name, "dtype": model.dtype, "d_model": width(folder), "files": identity(folder)},
-        "corpus": {**corpus.identity(text), "tokens": text.tokens},
+        "corpus": {**corpus.identity(text), "text_column": text.text_column, "tokens": text.tokens},
         "content_version": CONTENT_VERSION,
     }
 

@@ -34,7 +34,7 @@ CONFIG = HarvestConfig(layers="0-2", context=16, heldout=0.2, dtype="float32")
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> CorpusConfig:
-    return CorpusConfig(source=str(write_corpus(tmp_path_factory.mktemp("text") / "text.jsonl", 150)))
+    return CorpusConfig(source=str(write_corpus(tmp_path_factory.mktemp("text") / "text.jsonl", 40)))
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +206,7 @@ def test_float16_that_would_overflow_is_refused(
         harvest(tmp_path / "s", replace(CONFIG, dtype="float16"), model, text)
 
 
+@pytest.mark.usefixtures("small_shards")
 def test_the_estimate_is_what_the_harvest_then_writes(
     tmp_path: Path, model: ModelConfig, text: CorpusConfig
 ) -> None:
