@@ -24,7 +24,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-out = Console(soft_wrap=True, highlight=False)
+out = Console(highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 LINE_EVERY = 15.0
@@ -137,7 +137,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], right:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*[str(cell) for cell in row])
-    out.print(table)
+    out.print(table, width=None if out.is_terminal else 240, crop=False)
 
 
 def print_facts(facts: dict[str, object]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 from stages.train.config import TrainSizes
 
 from stages.evaluate.config import EvaluateConfig
@@ -19,9 +20,10 @@ from store.files import write_atomically
 from store.problem import Problem
 
 FILE = "params.yaml"
+_STRICT = ConfigDict(extra="forbid")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Profile:
     """A model, its corpus and its sizes."""
 
@@ -35,7 +37,7 @@ class Profile:
     evaluate: EvaluateConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Run:
     """What `dvc repro` trains and evaluates."""
 
@@ -46,7 +48,7 @@ class Run:
     """One training a variant and seed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Params:
     """The whole file."""
 
@@ -98,7 +100,7 @@ def read_params(root: Path) -> Params:
             f"{FILE} is not readable YAML", where=path, found=" ".join(str(error).split()), usage=True
         ) from None
     try:
-        params = _ADAPTER.validate_python(content)
+        params = TypeAdapter(Params).validate_python(content)
     except ValidationError as error:
         raise Problem(
             f"{FILE} holds parameters that cannot be used",
@@ -167,5 +169,3 @@ def with_model(profile: Profile, source: str | None) -> Profile:
     name = Path(source).resolve().name if Path(source).exists() else source
     return replace(profile, model=ModelConfig(name=name, source=source))
 
-
-_ADAPTER = TypeAdapter(Params, config=ConfigDict(extra="forbid", strict=False))

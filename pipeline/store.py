@@ -43,7 +43,7 @@ def info(folder: Path | None, profile: str | None, json: bool) -> None:
         "root digest": opened.root,
         "fingerprint": opened.manifest.fingerprint,
         "model": opened.request.get("model", {}).get("name"),
-        "corpus": opened.request.get("corpus", {}).get("name"),
+        "corpus": opened.request.get("corpus", {}).get("source"),
         "layers": {str(layer): f"{d} dimensions" for layer, d in opened.layers.items()},
         "dtype": opened.dtype,
         "context": opened.context,

@@ -56,9 +56,7 @@ def run(
                 if dry:
                     console.print_facts({"run": project.show(target), **plan.facts()})
                     continue
-                result = train(
-                    config, opened, layer, target, replace=out is None, store_path=place, progress=progress
-                )
+                result = train(config, opened, layer, target, progress, replace=out is None)
                 print(f"{project.show(target)}: {result.did}")
                 console.print_facts(result.facts())
 

@@ -151,7 +151,7 @@ def _card_facts(request: dict[str, Any], plan: HarvestPlan) -> dict[str, str]:
     return {
         "Language model": str(request["model"]["name"]),
         "Hook points": ", ".join(request["hooks"]),
-        "Text": str(request["corpus"]["name"]),
+        "Text": str(request["corpus"]["source"]),
         "Licence of the text": str(request["corpus"].get("licence") or "as its source states"),
         "Packing": f"{request['packing']}, {request['context']} positions a row, BOS first",
         "Forward pass": f"{plan.compute_dtype}, {plan.attention} attention, "

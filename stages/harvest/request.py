@@ -36,7 +36,7 @@ def make_request(
         **asked,
         "layers": config.layer_list,
         "hooks": [hook_name(layer) for layer in config.layer_list],
-        "model": {"name": model.name, "dtype": model.dtype, "d_model": width(folder), "files": identity(folder)},
+        "model": {"name": model.name, "dtype": model.dtype, "d_model": width(folder), **identity(folder)},
         "corpus": {**corpus.identity(text), "text_column": text.text_column, "tokens": text.tokens},
         "content_version": CONTENT_VERSION,
     }

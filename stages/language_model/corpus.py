@@ -53,16 +53,16 @@ def identity(config: CorpusConfig) -> dict[str, Any]:
     """What decides the documents of a corpus: the sha256 of each file, or the revision of a hub data set."""
     if config.source.startswith(PACKAGE):
         files = {PACKAGE_FILE: file_sha256(_package_file(config.source))}
-        return {"name": config.source, "licence": PACKAGE_LICENCE, "files": files}
+        return {"source": config.source, "licence": PACKAGE_LICENCE, "files": files}
     if _is_local(config.source):
         root = Path(config.source).expanduser()
         files = {_name(root, file): file_sha256(file) for file in _local_files(root)}
-        return {"name": root.name, "files": files}
+        return {"source": root.name, "files": files}
     try:
         revision = huggingface_hub.HfApi().dataset_info(config.source, timeout=10).sha
     except Exception as error:  # the HTTP library behind the hub client raises classes of its own
         raise _hub_problem(config.source, error) from error
-    return {"name": config.source, "revision": revision}
+    return {"source": config.source, "revision": revision}
 
 
 def _read(config: CorpusConfig) -> Iterator[Document]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from store.problem import Problem
+
 if TYPE_CHECKING:
     from stages.sae.variant import Variant
 
@@ -27,6 +29,17 @@ class TrainSizes:
     """Steps between checkpoints."""
     guard_every: int = 100
     """Steps between looks for a dead run."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise Problem(
+                    "A size of the training is too small",
+                    where=f"train.{name}",
+                    expected="1 or more",
+                    found=value,
+                    usage=True,
+                )
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def test_training_dry_run(harvested: TinyProject) -> None:
 
 def test_steps_not_above_the_warmup(harvested: TinyProject) -> None:
     status, _, err = harvested("train", "--variant", "topk", "--steps", "5")
-    assert status == 1 and "warm" in err and not (harvested.root / "runs").exists()
+    assert status == 2 and "warm" in err and not (harvested.root / "runs").exists()
 
 
 def test_other_steps_get_their_own_folder(harvested: TinyProject) -> None:

@@ -33,7 +33,7 @@ def test_the_default_profile_has_the_sizes_of_the_design() -> None:
     [
         (["harvest", "contxt"], 64, "profiles.tiny.harvest.contxt: unknown parameter (allowed: layers, context"),
         (["harvest", "packing"], "dense", "profiles.tiny.harvest.packing"),
-        (["train", "k"], 0, "profiles.tiny.train"),
+        (["train", "k"], 0, "train.k"),
         (["harvest", "layers"], "5-x", "These are not layers"),
         (["harvest", "heldout"], 0, "heldout documents"),
         (["harvest", "context"], "many", "profiles.tiny.harvest.context"),
