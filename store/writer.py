@@ -261,8 +261,8 @@ def _resume(folder: Path, spec: StoreSpec, progress: Progress) -> tuple[Manifest
         raise OtherContent(
             "The store in this folder was made from other parameters.",
             where=folder.absolute(),
-            expected=f"fingerprint {fresh.fingerprint}",
-            found=f"fingerprint {manifest.fingerprint}",
+            expected=_identity(fresh),
+            found=_identity(manifest),
             do="choose another folder, or remove this one",
         )
     remove_partials(folder)
@@ -277,6 +277,13 @@ def _resume(folder: Path, spec: StoreSpec, progress: Progress) -> tuple[Manifest
     for name in damaged:
         _remove(folder / name)
     return manifest, damaged
+
+
+def _identity(manifest: Manifest) -> str:
+    return (
+        f"fingerprint {manifest.fingerprint}, {manifest.dtype}, layers {', '.join(map(str, manifest.layers))}, "
+        f"shards of {manifest.rows_per_shard} sequences of {manifest.context} tokens"
+    )
 
 
 def _without(manifest: Manifest, damaged: set[str]) -> Manifest:
