@@ -24,8 +24,10 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-out = Console(highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+UNBOUNDED = 1000
+"""Width of a table that goes to a file or another program: nothing is folded."""
 
 LINE_EVERY = 15.0
 """Seconds between progress lines where stderr is no terminal."""
@@ -137,7 +139,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], right:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*[str(cell) for cell in row])
-    out.print(table, width=None if out.is_terminal else 240, crop=False)
+    Console(width=None if sys.stdout.isatty() else UNBOUNDED).print(table)
 
 
 def print_facts(facts: dict[str, object]) -> None:

@@ -12,7 +12,7 @@ from pipeline.paths import Project
 
 def run(name: str | None, runs: Sequence[Path], folder: Path | None) -> None:
     """Evaluate runs on heldout documents: those named, or all that params.yaml asks for."""
-    from stages.evaluate import evaluate
+    from stages.evaluate.run import evaluate
 
     project = Project.here()
     params = read_params(project.root)

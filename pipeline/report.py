@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline import console
 from pipeline.params import read_params
 from pipeline.paths import Project
 
 
 def run(name: str | None, out: Path | None) -> None:
-    """Build the page of a profile from what its runs and evaluations left behind."""
-    from stages.report import report
+    """Build the page of a profile from what its runs and evaluations left behind, and print its table."""
+    from stages.evaluate.output import facts
+    from stages.report.evaluated_run import read_runs
+    from stages.report.report import report
 
     project = Project.here()
     profile = read_params(project.root).named(name)
-    page = report(
-        results=project.root / "results" / profile.name,
-        runs=project.root / "runs" / profile.name,
-        store=project.store(profile),
-        out=out or project.report(profile),
-    )
+    results, runs = project.root / "results" / profile.name, project.root / "runs" / profile.name
+    page = report(results, runs, out or project.report(profile))
+    rows = {found.name: facts(found.summary) for found in read_runs(results, runs)}
+    columns = [column for column in next(iter(rows.values())) if column != "tokens"]
+    console.print_table(["run", *columns], [[run, *(row[c] for c in columns)] for run, row in rows.items()])
     print(f"{project.show(page)}: open it in a browser")
