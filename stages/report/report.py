@@ -1,0 +1,37 @@
+"""Build the report of a profile from what its runs and evaluations left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stages.report.evaluated_run import read_runs
+from stages.report.figures import pictures
+from stages.report.page import make_page
+from store.files import write_atomically
+
+PAGE = "index.html"
+FIGURES = "figures"
+
+
+def report(results: Path, runs: Path, out: Path) -> Path:
+    """Write `out/index.html` and every figure as `out/figures/<name>.png`; returns the page.
+
+    Equal inputs give equal bytes. Figures of an earlier report that are no longer made are removed.
+
+    Args:
+        results: folder of evaluations, `VARIANT/seedN/{core,summary}.json`.
+        runs: folder of trainings with the same structure, read for their metrics logs.
+
+    Raises:
+        Problem: nothing was evaluated, or an evaluation cannot be read.
+    """
+    found = read_runs(results, runs)
+    drawn = pictures(found)
+    made = {f"{picture.name}.png": picture.png for members in drawn.values() for picture in members}
+    for old in (out / FIGURES).glob("*.png"):
+        if old.name not in made:
+            old.unlink()
+    for name, content in made.items():
+        write_atomically(out / FIGURES / name, content)
+    write_atomically(out / PAGE, make_page(found, drawn).encode())
+    return out / PAGE

@@ -1,0 +1,144 @@
+"""The page from files to files."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from stages.report import report
+from stages.report.evaluated_run import read_curves, read_runs
+from stages.report.finding import finding
+from store.problem import Problem
+from tests.report.samples import write_sample
+
+BASELINE = {"explained_variance_centred": 0.684, "l0": 71.3, "ce_loss_score": 0.921}
+
+
+class References(HTMLParser):
+    """Collects what a page would load or link to, and checks that its tags close."""
+
+    VOID = ("meta", "img", "br", "link", "input")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.scripts = 0
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag == "script"
+        self.found += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sample")
+    results, runs = write_sample(root, {"baseline/seed0": BASELINE, "topk/seed0": {}})
+    return report(results, runs, root / "report")
+
+
+def test_the_page_refers_to_nothing_outside_itself(page: Path) -> None:
+    text = page.read_text()
+    parser = References()
+    parser.feed(text)
+    assert not parser.open
+    assert not parser.scripts
+    assert parser.found
+    assert all(reference.startswith("data:image/svg+xml;base64,") for reference in parser.found)
+    assert not re.search(r"url\(|@import", text)
+    for reference in parser.found:
+        svg = base64.b64decode(reference.split(",")[1]).decode()
+        assert not re.search(r'(href|src)="(?!#)', svg)  # an SVG refers only to its own parts
+
+
+def test_every_figure_is_there_as_png_too(page: Path) -> None:
+    figures = sorted((page.parent / "figures").glob("*.png"))
+    assert len(figures) == page.read_text().count("<img") == 8
+    assert all(figure.read_bytes().startswith(b"\x89PNG") for figure in figures)
+
+
+def test_it_says_first_what_was_found_then_shows_the_runs(page: Path) -> None:
+    text = page.read_text()
+    at = [text.index(part) for part in ("topk explains 85.0", "<h2>Runs", "<h2>Training", "<h2>What was run")]
+    assert at == sorted(at)
+    assert text.count('<th scope="row"><span class="swatch"') == 2
+    for number in ("0.8500", "0.6840", "71.3", "± 0.0021", "4,000 of 4,000", "CC BY-SA 4.0", "Gemma Terms"):
+        assert number in text
+    assert "&lt;arXiv" in text  # what comes from files is escaped
+
+
+def test_equal_inputs_give_equal_bytes_and_old_figures_go(page: Path) -> None:
+    before = {path.name: path.read_bytes() for path in page.parent.rglob("*") if path.is_file()}
+    (page.parent / "figures" / "loss_gone_seed0.png").write_bytes(b"")
+    root = page.parent.parent
+    report(root / "results", root / "runs", page.parent)
+    assert {path.name: path.read_bytes() for path in page.parent.rglob("*") if path.is_file()} == before
+
+
+def test_a_report_without_training_logs_is_a_report(tmp_path: Path) -> None:
+    results, _ = write_sample(tmp_path, {"topk/seed0": {}})
+    page = report(results, tmp_path / "nowhere", tmp_path / "report")
+    assert page.read_text().count("<img") == 2
+
+
+def test_nothing_evaluated_or_a_torn_result_is_a_problem(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="nothing to report on"):
+        report(tmp_path, tmp_path, tmp_path / "report")
+    results, runs = write_sample(tmp_path, {"topk/seed0": {}})
+    (results / "topk/seed0/summary.json").write_text("{")
+    with pytest.raises(Problem, match="cannot be read"):
+        report(results, runs, tmp_path / "report")
+
+
+def test_seeds_are_named_only_where_they_differ(tmp_path: Path) -> None:
+    one = write_sample(tmp_path / "one", {"topk/seed0": {}, "baseline/seed0": {}})
+    assert [run.label for run in read_runs(*one)] == ["baseline", "topk"]
+    two = write_sample(tmp_path / "two", {"topk/seed0": {}, "topk/seed1": {}})
+    assert [run.label for run in read_runs(*two)] == ["topk/seed0", "topk/seed1"]
+
+
+def test_curves_are_what_dvclive_wrote(tmp_path: Path) -> None:
+    from dvclive import Live
+
+    with Live(str(tmp_path / "live"), save_dvc_exp=False, dvcyaml=None) as live:
+        for step, value in [(0, 2.0), (10, 1.5)]:
+            live.step = step
+            live.log_metric("loss/total", value, timestamp=False)
+            live.make_summary()
+    curve = read_curves(tmp_path / "live" / "plots" / "metrics")["loss/total"]
+    assert curve.step.tolist() == [0, 10]
+    assert curve.value.tolist() == [2.0, 1.5]
+
+
+@pytest.mark.parametrize(
+    ("runs", "says", "not_says"),
+    [
+        ({"a/seed0": {"l0": 30}, "b/seed0": {"l0": 90, "explained_variance_centred": 0.9}}, "does not rank", "dead"),
+        ({"a/seed0": {"l0": 90}, "b/seed0": {"l0": 30, "explained_variance_centred": 0.9}}, "b explains", "rank"),
+        ({"a/seed0": {"l0": 0, "explained_variance_centred": -0.78}}, "a is dead", "stopped"),
+        ({"a/seed0": {"steps_done": 4}}, "a stopped after 4 of 4,000 steps", "dead"),
+        ({"a/seed0": {"explained_variance_centred": None}, "b/seed0": {}}, "a explains no number", "stopped"),
+    ],
+)
+def test_the_finding(tmp_path: Path, runs: dict, says: str, not_says: str) -> None:
+    text = " ".join(finding(read_runs(*write_sample(tmp_path, runs))))
+    assert says in text
+    assert not_says not in text
+
+
+def test_numbers_that_do_not_exist_are_shown_as_such(tmp_path: Path) -> None:
+    results, runs = write_sample(tmp_path, {"topk/seed0": {"ce_loss_score": None, "ce_loss_score_se": None}})
+    summary = json.loads((results / "topk/seed0/summary.json").read_text())
+    assert summary["ce_loss_score"] is None
+    text = report(results, runs, tmp_path / "report").read_text()
+    assert '<td data-label="CE score"><span class="value">—</span></td>' in text
