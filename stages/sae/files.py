@@ -77,7 +77,7 @@ def load(folder: Path) -> SAE:
         sae.load_state_dict(tensors)
     except FileNotFoundError as error:
         raise Problem("A saved SAE is missing.", where=error.filename or folder) from None
-    except (ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise Problem("A saved SAE cannot be read.", where=folder, found=error) from None
     return sae
 

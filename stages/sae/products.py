@@ -62,9 +62,7 @@ class _SelectedLinear(torch.autograd.Function):
     """ReLU of the chosen entries of `x @ weight + bias`, which are given; the backward pass knows only these."""
 
     @staticmethod
-    def forward(
-        ctx: Any, chosen: Tensor, x: Tensor, weight: Tensor, bias: Tensor, selection: Selection
-    ) -> Tensor:
+    def forward(ctx: Any, chosen: Tensor, x: Tensor, weight: Tensor, bias: Tensor, selection: Selection) -> Tensor:
         values = chosen.relu()
         ctx.save_for_backward(values, x, weight)
         ctx.selection = selection

@@ -99,9 +99,7 @@ def find_variant(variants: Mapping[str, Variant], name: str) -> Variant:
 
 def _variant(name: str, row: Any, path: Path) -> Variant:
     if not isinstance(row, dict) or "name" in row:
-        raise Problem(
-            f"Variant {name!r} is not a row of keys and values without a key 'name'.", where=path, usage=True
-        )
+        raise Problem(f"Variant {name!r} is not a row of keys and values without a key 'name'.", where=path, usage=True)
     try:
         return TypeAdapter(Variant).validate_python({**row, "name": name})
     except ValidationError as error:
@@ -116,9 +114,7 @@ def _explain(error: ValidationError, name: str, path: Path) -> Problem:
     if first["type"] in ("unexpected_keyword_argument", "missing", "missing_argument"):
         allowed = ", ".join(field for field in _keys_at(keys[:-1]) if field != "name" or len(keys) > 1)
         what = "lacks the key" if "missing" in first["type"] else "has an unknown key"
-        return Problem(
-            f"Variant {name!r} {what} {keys[-1]!r}.", where=where, expected=f"keys {allowed}", usage=True
-        )
+        return Problem(f"Variant {name!r} {what} {keys[-1]!r}.", where=where, expected=f"keys {allowed}", usage=True)
     return Problem(
         f"Variant {name!r} has an impossible value for {'.'.join(keys)!r}.",
         where=where,

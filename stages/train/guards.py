@@ -17,6 +17,8 @@ LARGEST_DEAD_SHARE = 0.95
 """Share of dead latents above which the dictionary is lost."""
 ENERGIES = (0.25, 4.0)
 """Mean squared norm of normalised inputs outside of which the scale is wrong; a batch's is near 1."""
+LARGEST_CUTOFF = 0.1
+"""Share of the inputs' norm that L1 may take from each code before it is what kills a run."""
 
 
 class Collapse(Problem):
@@ -82,7 +84,7 @@ class CollapseGuard:
         if not math.isfinite(energy):
             return "scale: the activations are not finite. Verify the store, or harvest again"
         # A latent of unit norm codes a projection p as p - l1 / 2; inputs have norm 1.
-        if metrics["l0"] < SMALLEST_L0 and l1 / 2 > 0.1:
+        if metrics["l0"] <= LARGEST_SHARE * self.d_sae and l1 / 2 > LARGEST_CUTOFF:
             return (
                 f"L1: with weight {l1:g} a latent only fires where its input's projection exceeds {l1 / 2:g}, and "
                 "inputs have norm 1. Lower objective.l1; 0.04 is usual"
@@ -92,5 +94,6 @@ class CollapseGuard:
         if lr > 1e-2 or not math.isfinite(metrics["loss/total"]):
             return f"learning rate: {lr:.3g} moves weights of size 1 too far a step. Lower optimizer.lr; 3e-4 is usual"
         if metrics["l0"] < SMALLEST_L0:
-            return f"threshold: the biases of the encoder have the mean {metrics['b_enc']:.3g} and silence every latent"
+            bias = metrics["encoder_bias"]
+            return f"threshold: the encoder's biases have the mean {bias:.3g} and silence every latent"
         return f"learning rate: {lr:.3g} may be too small to learn in these steps, or too large to settle"

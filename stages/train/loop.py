@@ -88,7 +88,7 @@ def train(
     run = Run(config, store, layer, folder, identity)
     with following(plan):
         statistics = store.statistics(layer)
-        trainer = Trainer(config, plan, Normalisation(torch.as_tensor(statistics.mean), statistics.scale))
+        trainer = Trainer(config, plan, Normalisation(torch.tensor(statistics.mean), statistics.scale))
         first = _resume(trainer, folder, identity)
         started = time.perf_counter()
         final = _do_steps(run, trainer, first, progress)

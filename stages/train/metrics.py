@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from dvclive import Live
 
-from store.files import files_below, write_atomically, write_json
+from store.files import files_below, write_atomically
 
 
 class _OfflineLive(Live):
@@ -43,7 +44,7 @@ class MetricsLog:
 
     def latest(self) -> dict[str, float]:
         """The metrics of the last row by name, `group/name` for those of a group."""
-        return _flat(self._live.summary)
+        return _flat({name: value for name, value in self._live.summary.items() if name != "step"})
 
 
 def _cut_back(folder: Path, step: int) -> None:
@@ -53,7 +54,7 @@ def _cut_back(folder: Path, step: int) -> None:
     """
     summary: dict[str, Any] = {}
     plots = folder / "plots" / "metrics"
-    for path in files_below(plots):
+    for path in sorted(files_below(plots), key=lambda path: path.with_suffix("").as_posix()):
         header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [row for row in rows if row.endswith("\n") and int(row.split("\t")[0]) < step]
         write_atomically(path, "".join([header, *kept]).encode())
@@ -65,15 +66,11 @@ def _cut_back(folder: Path, step: int) -> None:
             last, value = kept[-1].split("\t")
             group[name] = float(value)
             summary["step"] = max(int(last), summary.pop("step", 0))
-    write_json(folder / "metrics.json", summary)
+    write_atomically(folder / "metrics.json", (json.dumps(summary, indent=4) + "\n").encode())  # as DVCLive does
 
 
 def _flat(summary: Mapping[str, Any]) -> dict[str, float]:
     flat: dict[str, float] = {}
     for name, value in summary.items():
-        flat |= (
-            {f"{name}/{key}": of for key, of in _flat(value).items()}
-            if isinstance(value, dict)
-            else {name: value}
-        )
+        flat |= {f"{name}/{key}": of for key, of in _flat(value).items()} if isinstance(value, dict) else {name: value}
     return flat

@@ -57,7 +57,7 @@ class Optimiser:
         for name, parameter in self.parameters.items():
             prefix = f"{name}."
             self.adam.state[parameter] = {
-                key.removeprefix(prefix): tensor.clone()
+                key.removeprefix(prefix): tensor.to(parameter.device, copy=True)
                 for key, tensor in state.items()
                 if key.startswith(prefix)
             }

@@ -129,7 +129,7 @@ def _check_schedules(config: TrainConfig) -> None:
 def _check_statistics(store: ActivationStore, layer: int) -> None:
     """Refuse activations that cannot be normalised: none, all equal, or not finite."""
     statistics = store.statistics(layer)
-    mean = torch.as_tensor(statistics.mean)
+    mean = torch.tensor(statistics.mean)
     usable = statistics.count > 0 and math.isfinite(statistics.scale) and bool(mean.isfinite().all())
     if not usable or statistics.scale <= 0:
         raise Problem(
@@ -163,6 +163,4 @@ def _code() -> dict[str, str]:
     """sha256 of each module of the two packages as a syntax tree: comments and layout do not count."""
     folders = [Path(path) for package in (stages.sae, stages.train) for path in package.__path__]
     modules = sorted(path for folder in folders for path in folder.glob("*.py"))
-    return {
-        f"{path.parent.name}/{path.name}": digest(ast.dump(ast.parse(path.read_bytes()))) for path in modules
-    }
+    return {f"{path.parent.name}/{path.name}": digest(ast.dump(ast.parse(path.read_bytes()))) for path in modules}

@@ -94,7 +94,7 @@ class Trainer:
             "dead_latents": dead.sum(),
             "grad_norm": gradient_norm,
             "input_energy": energy,
-            "b_enc": self.sae.b_enc.mean(),
+            "encoder_bias": self.sae.b_enc.mean(),
         }
         numbers = torch.stack([value.to(torch.float64) for value in values.values()]).tolist()
         terms = {f"loss/{name}": 0.0 for name in self.objective.terms}

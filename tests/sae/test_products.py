@@ -1,0 +1,107 @@
+"""Sparse products against the dense ones that they replace, and the SAE's fast path against a plain one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from stages.sae import SAE
+from stages.sae.products import Selection, decode_selected, product, topk_linear
+from stages.sae.sparsifier import ReLU, Sparsifier, TopK
+
+
+def plain(sae: SAE, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The SAE as its docstring writes it, differentiated by autograd alone."""
+    codes = sae.sparsifier.select((x - sae.b_dec) @ sae.W_enc + sae.b_enc)
+    return codes, codes @ sae.W_dec + sae.b_dec
+
+
+def make_sae(sparsifier: Sparsifier, d_in: int = 6, d_sae: int = 20, seed: int = 0) -> SAE:
+    generator = torch.Generator().manual_seed(seed)
+    sae = SAE(d_in, d_sae, sparsifier)
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return sae
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 12), st.integers(1, 7), st.integers(0, 2**31), st.data())
+def test_selection_sums_equal_dense_products(n: int, width: int, d: int, seed: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, width))
+    generator = torch.Generator().manual_seed(seed)
+    indices = torch.stack([torch.randperm(width, generator=generator)[:k] for _ in range(n)])
+    values = torch.randn(n, k, generator=generator)
+    dense = torch.zeros(n, width).scatter(-1, indices, values)
+    by_latent, by_token = torch.randn(width, d, generator=generator), torch.randn(n, d, generator=generator)
+    selection = Selection(indices, width)
+    torch.testing.assert_close(selection.gather(values, by_latent), dense @ by_latent, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(selection.scatter(values, by_token), dense.T @ by_token, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(selection.totals(values), dense.sum(0), rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_the_sparse_functions_are_right() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x, weight, bias, rows = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        for shape in ((5, 4), (4, 9), (9,), (9, 4))
+    )
+
+    def work(x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
+        values, selection = topk_linear(x, weight, bias, 3)
+        return decode_selected(values, selection, rows) + values.sum(-1, keepdim=True)
+
+    assert torch.autograd.gradcheck(work, (x, weight, bias, rows), eps=1e-7, atol=1e-5)
+
+
+@pytest.mark.parametrize("sparsifier", [ReLU(), TopK(3), TopK(20)])
+@pytest.mark.parametrize("shape", [(7, 6), (2, 5, 6)])
+def test_fast_path_equals_the_plain_one(sparsifier: Sparsifier, shape: tuple[int, ...]) -> None:
+    fast, reference = make_sae(sparsifier), make_sae(sparsifier)
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+    codes = fast.sparse_codes(x)
+    expected_codes, expected = plain(reference, x)
+    reconstruction = fast.decode_sparse(codes)
+    torch.testing.assert_close(codes.dense(), expected_codes, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(reconstruction, expected, rtol=1e-5, atol=1e-5)
+    for loss in (reconstruction, expected):
+        (loss - x).square().sum().backward()
+    for (name, parameter), other in zip(fast.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("sparsifier", [ReLU(), TopK(4)])
+def test_codes_count_and_sum_alike_in_both_forms(sparsifier: Sparsifier) -> None:
+    sae = make_sae(sparsifier)
+    x = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(5))
+    codes, dense = sae.sparse_codes(x), sae.encode(x)
+    keep = torch.rand(3, 4, generator=torch.Generator().manual_seed(6)) < 0.4
+    torch.testing.assert_close(codes.total(), dense.sum(-1))
+    assert torch.equal(codes.count(), (dense > 0).sum(-1))
+    assert torch.equal(codes.fired(keep), (dense[keep] > 0).any(0))
+    assert not codes.fired(torch.zeros_like(keep)).any()
+
+
+def test_sparse_path_gives_equal_bits_every_time() -> None:
+    sae = make_sae(TopK(8), d_in=64, d_sae=256)
+    x = torch.randn(300, 64, generator=torch.Generator().manual_seed(2))
+    gradients = []
+    for _ in range(3):
+        sae.zero_grad()
+        sae(x).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in sae.parameters()])
+    for first, second, third in zip(*gradients, strict=True):
+        assert torch.equal(first, second) and torch.equal(first, third)
+
+
+def test_bfloat16_product_differentiates_in_bfloat16() -> None:
+    a, b = torch.randn(4, 5, requires_grad=True), torch.randn(5, 3, requires_grad=True)
+    result = product(a, b, torch.bfloat16)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, a @ b, rtol=3e-2, atol=3e-2)
+    result.sum().backward()
+    assert a.grad.dtype == torch.float32
+    torch.testing.assert_close(a.grad, (torch.ones(4, 3) @ b.T).detach(), rtol=3e-2, atol=3e-2)

@@ -1,0 +1,91 @@
+"""The table of variants: what it holds, and what a person is told about a mistake in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stages.sae import find_variant, load_variants
+from store.problem import Problem
+
+TABLE = Path(__file__).parents[2] / "variants.yaml"
+
+
+def changed(tmp_path: Path, *path: str, value: Any = None, remove: bool = False) -> Path:
+    """The table with one number of `topk` changed, added or removed."""
+    table = yaml.safe_load(TABLE.read_text())
+    row = table["topk"]
+    for key in path[:-1]:
+        row = row[key]
+    if remove:
+        del row[path[-1]]
+    else:
+        row[path[-1]] = value
+    (tmp_path / "variants.yaml").write_text(yaml.safe_dump(table))
+    return tmp_path / "variants.yaml"
+
+
+def test_rows_of_the_table() -> None:
+    table = load_variants(TABLE)
+    assert {"baseline", "topk"} <= set(table)
+    assert all(name == row.name and row.source and row.reading for name, row in table.items())
+    baseline = table["baseline"]
+    assert (baseline.sparsifier.kind, baseline.objective.l1, baseline.optimizer.lr) == ("relu", 0.04, 3e-4)
+    assert (baseline.optimizer.warmup, baseline.objective.l1_warmup) == (1000, 1000)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "what", "expected"),
+    [
+        (("objective", "l2"), 0.1, "unknown key 'l2'", "l1, l1_warmup, aux, dead_after_tokens"),
+        (("colour",), "red", "unknown key 'colour'", "source, reading, sparsifier, objective, optimizer"),
+        (("objective", "l1"), -1.0, "'objective.l1'", "greater than or equal to 0"),
+        (("objective", "l1_warmup"), 1.5, "'objective.l1_warmup'", "integer"),
+        (("optimizer", "lr"), 0.0, "'optimizer.lr'", "greater than 0"),
+        (("optimizer", "lr"), float("nan"), "'optimizer.lr'", ""),
+        (("optimizer", "decay"), 1.0, "'optimizer.decay'", "less than 1"),
+        (("optimizer", "name"), "sgd", "'optimizer.name'", "'adam'"),
+        (("sparsifier", "kind"), "jump", "'sparsifier.kind'", "'relu' or 'topk'"),
+        (("optimizer",), "adam", "'optimizer'", ""),
+    ],
+)
+def test_mistakes_are_named_with_what_is_allowed(
+    path: tuple[str, ...], value: Any, what: str, expected: str, tmp_path: Path
+) -> None:
+    with pytest.raises(Problem) as mistake:
+        load_variants(changed(tmp_path, *path, value=value))
+    assert what in mistake.value.what and "'topk'" in mistake.value.what
+    assert expected in str(mistake.value.expected)
+    assert mistake.value.exit_status == 2
+
+
+def test_missing_key(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="lacks the key 'lr'"):
+        load_variants(changed(tmp_path, "optimizer", "lr", remove=True))
+
+
+def test_unknown_variant_lists_the_known_ones() -> None:
+    with pytest.raises(Problem, match="no variant 'topkk'") as mistake:
+        find_variant(load_variants(TABLE), "topkk")
+    assert "baseline" in str(mistake.value.expected) and "topk" in str(mistake.value.expected)
+    assert mistake.value.exit_status == 2
+
+
+@pytest.mark.parametrize("text", ["", "- topk\n", "topk: [", "topk: 3\n", "topk: {name: other}\n"])
+def test_files_that_are_no_table(text: str, tmp_path: Path) -> None:
+    (tmp_path / "variants.yaml").write_text(text)
+    with pytest.raises(Problem):
+        load_variants(tmp_path / "variants.yaml")
+
+
+def test_absent_table(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="cannot be read"):
+        load_variants(tmp_path / "variants.yaml")
+
+
+def test_changing_one_number_changes_one_row(tmp_path: Path) -> None:
+    table, other = load_variants(TABLE), load_variants(changed(tmp_path, "optimizer", "lr", value=5e-4))
+    assert {name for name in table if table[name] != other[name]} == {"topk"}

@@ -1,0 +1,97 @@
+"""What cannot work is refused before the first step; what decides the content decides the fingerprint."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import store
+from stages.train import TrainSizes, check_plan, fingerprint, make_config, train
+from stages.train.plan import digest
+from store.problem import Problem
+from tests.train import small
+
+REFUSED = [
+    ({"row": small.variant(warmup=30)}, "warmup of 30 steps would never end", "at least 40 steps"),
+    ({"row": small.variant(warmup=23)}, "would take more than 75%", "at least 31 steps"),
+    ({"row": small.variant("baseline", l1_warmup=1000)}, "objective.l1_warmup", "at least 1334 steps"),
+    ({"k": 33}, "k is above d_sae", "at most d_sae = 32"),
+    ({"steps": 0}, "steps is too small", "at least 1"),
+    ({"d_sae": 0}, "d_sae is too small", "at least 1"),
+]
+
+
+@pytest.mark.parametrize(("numbers", "what", "expected"), REFUSED)
+def test_impossible_numbers_are_wrong_usage(
+    numbers: dict[str, Any], what: str, expected: str, activations: store.ActivationStore, tmp_path: Path
+) -> None:
+    with pytest.raises(Problem, match=what) as refusal:
+        train(small.config(**numbers), activations, small.LAYER, tmp_path / "run")
+    assert expected in str(refusal.value.expected)
+    assert refusal.value.exit_status == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_steps_that_a_refusal_names_are_enough(activations: store.ActivationStore) -> None:
+    row = small.variant(warmup=23)
+    check_plan(small.config(row, steps=31), activations, small.LAYER)
+    with pytest.raises(Problem):
+        check_plan(small.config(row, steps=30), activations, small.LAYER)
+
+
+def test_k_does_not_matter_without_topk(activations: store.ActivationStore) -> None:
+    check_plan(small.config(small.variant("baseline"), k=33), activations, small.LAYER)
+
+
+def test_layer_that_the_store_lacks(activations: store.ActivationStore) -> None:
+    with pytest.raises(Problem, match="no layer 4") as refusal:
+        check_plan(small.config(), activations, 4)
+    assert refusal.value.exit_status == 2
+
+
+def test_split_smaller_than_a_batch(activations: store.ActivationStore) -> None:
+    with pytest.raises(Problem, match="smaller than a batch") as refusal:
+        check_plan(small.config(batch_rows=33), activations, small.LAYER)
+    assert refusal.value.found == 32
+
+
+def test_activations_without_variance_are_refused(tmp_path: Path) -> None:
+    constant = np.full((40, small.CONTEXT, small.D), 3.0, np.float32)
+    degenerate = small.make_store(tmp_path / "store", activations=constant)
+    with pytest.raises(Problem, match="degenerate"):
+        check_plan(small.config(), degenerate, small.LAYER)
+
+
+def test_fingerprint_follows_what_decides_the_content(activations: store.ActivationStore) -> None:
+    config = small.config()
+    same = replace(config, checkpoint_every=1, guard_every=1)
+    other = [
+        replace(config, seed=1),
+        replace(config, steps=31),
+        replace(config, batch_rows=5),
+        replace(config, d_sae=33),
+        replace(config, k=5),
+        replace(config, log_every=4),
+        replace(config, variant=small.variant(lr=1e-4)),
+        replace(config, variant=small.variant("baseline")),
+    ]
+    prints = [fingerprint(each, activations, small.LAYER) for each in (config, same, *other)]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == len(other) + 1
+
+
+def test_comments_do_not_count_as_code() -> None:
+    plain, commented = "x = 1\n", "# why\nx  =  1  # one\n"
+    assert digest(ast.dump(ast.parse(plain))) == digest(ast.dump(ast.parse(commented)))
+
+
+def test_sizes_of_a_profile_make_a_configuration() -> None:
+    sizes = TrainSizes(d_sae=64, k=8, batch_rows=16, steps=4000)
+    config = make_config(small.variant(), sizes, seed=2)
+    assert (config.seed, config.steps, config.d_sae, config.k) == (2, 4000, 64, 8)
+    assert make_config(small.variant(), sizes, seed=2, steps=8000).steps == 8000

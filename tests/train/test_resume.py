@@ -1,0 +1,198 @@
+"""A killed training goes on and ends with the bits of an undisturbed one."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import store
+from stages.train import train
+from stages.train.checkpoint import NAME, Checkpoint, read_checkpoint, write_checkpoint
+from store.files import files_below
+from store.problem import Problem
+from tests.train import small
+
+CHILD = Path(__file__).with_name("child.py")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files_below(folder)}
+
+
+def killed_at(step: int, arguments: list[str], delay: float) -> int:
+    """Start the training, SIGKILL it `delay` seconds after it reports `step`; the last step it reported."""
+    with subprocess.Popen([sys.executable, str(CHILD), *arguments], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if int(line) >= step:
+                break
+        try:
+            child.wait(delay)
+        except subprocess.TimeoutExpired:
+            child.kill()
+        reported = [int(line) for line in child.stdout]
+    assert child.returncode == -9, "the training ended before it could be killed"
+    return max([step, *reported])
+
+
+@pytest.mark.parametrize("kind", ["topk", "baseline"])
+def test_killed_training_ends_with_the_same_bits(kind: str, activations: store.ActivationStore, tmp_path: Path) -> None:
+    config = small.killed_config(kind)
+    undisturbed = train(config, activations, small.LAYER, tmp_path / "undisturbed")
+    moments = random.Random(kind)
+    folder = tmp_path / "killed"
+    arguments = [str(activations.path), str(folder), kind]
+    for low, high in ((3, 6), (15, 20), (33, 40)):
+        killed_at(moments.randint(low, high), arguments, moments.uniform(0, 0.02))
+        assert not (folder / "training.json").exists()
+    resumed = train(config, activations, small.LAYER, folder)
+    assert resumed.did == "resumed and finished"
+    assert 0 < resumed.first_step < config.steps
+    assert undisturbed.did == "trained"
+    assert content(folder) == content(tmp_path / "undisturbed")
+    assert undisturbed.training["final"]["loss/total"] > 0
+
+
+class Killed(BaseException):
+    pass
+
+
+class StopAt:
+    """A progress that ends the run after a step, as an interrupt from the keyboard would."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
+        self.left -= done
+
+    def advance(self, amount: int) -> None:
+        self.left -= amount
+        if self.left <= 0:
+            raise Killed
+
+    def note(self, line: str) -> None: ...
+
+
+def stopped(folder: Path, activations: store.ActivationStore, step: int) -> None:
+    with pytest.raises(Killed):
+        train(small.killed_config("topk"), activations, small.LAYER, folder, StopAt(step))
+
+
+def test_metrics_log_is_cut_back_to_the_checkpoint(activations: store.ActivationStore, tmp_path: Path) -> None:
+    stopped(tmp_path / "run", activations, 20)
+    log = tmp_path / "run" / "metrics" / "plots" / "metrics" / "loss" / "total.tsv"
+    steps = [line.split("\t")[0] for line in log.read_text().splitlines()]
+    assert steps == ["step", "0", "3", "6", "9", "12", "15", "18"]
+    with log.open("a") as file:
+        file.write("2")  # a torn row
+    (tmp_path / "run" / "metrics" / "metrics.json").write_text('{"torn')
+    stopped(tmp_path / "run", activations, 15)  # the checkpoint is at 14
+    steps = [line.split("\t")[0] for line in log.read_text().splitlines()]
+    assert steps == ["step", "0", "3", "6", "9", "12"]
+
+
+def test_a_run_stopped_after_its_last_checkpoint_only_writes_the_result(
+    activations: store.ActivationStore, tmp_path: Path
+) -> None:
+    whole = train(small.killed_config("topk"), activations, small.LAYER, tmp_path / "whole")
+    stopped(tmp_path / "run", activations, 60)
+    result = train(small.killed_config("topk"), activations, small.LAYER, tmp_path / "run")
+    assert result.training == whole.training
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+
+
+def test_links_into_a_cache_are_never_written_through(activations: store.ActivationStore, tmp_path: Path) -> None:
+    stopped(tmp_path / "run", activations, 20)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for number, path in enumerate(sorted(files_below(tmp_path / "run"))):
+        (cache / str(number)).hardlink_to(path)
+    before = content(cache)
+    train(small.killed_config("topk"), activations, small.LAYER, tmp_path / "run")
+    assert content(cache) == before
+
+
+def test_finished_run_is_left_alone_and_a_damaged_one_is_mended(
+    activations: store.ActivationStore, tmp_path: Path
+) -> None:
+    config = small.config()
+    train(config, activations, small.LAYER, tmp_path / "run")
+    before = content(tmp_path / "run")
+    assert train(config, activations, small.LAYER, tmp_path / "run").did == "finished before"
+    weights = tmp_path / "run" / "sae" / "sae_weights.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[-1] ^= 1
+    weights.write_bytes(damaged)
+    train(config, activations, small.LAYER, tmp_path / "run")
+    assert content(tmp_path / "run") == before
+
+
+def test_another_configuration_replaces_the_run_as_a_whole(activations: store.ActivationStore, tmp_path: Path) -> None:
+    train(small.config(), activations, small.LAYER, tmp_path / "run")
+    other = small.config(seed=1)
+    with pytest.raises(Problem, match="another training"):
+        train(other, activations, small.LAYER, tmp_path / "run", replace=False)
+    result = train(other, activations, small.LAYER, tmp_path / "run")
+    train(other, activations, small.LAYER, tmp_path / "fresh")
+    assert result.did == "trained"
+    assert content(tmp_path / "run") == content(tmp_path / "fresh")
+
+
+def test_a_folder_that_is_no_training_is_not_deleted(activations: store.ActivationStore, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("precious")
+    with pytest.raises(Problem, match="no training"):
+        train(small.config(), activations, small.LAYER, tmp_path / "run")
+    assert (tmp_path / "run" / "thesis.tex").read_text() == "precious"
+
+
+def test_half_written_checkpoint_is_ignored_and_removed(activations: store.ActivationStore, tmp_path: Path) -> None:
+    stopped(tmp_path / "run", activations, 20)
+    partial = tmp_path / "run" / f"{NAME}.partial"
+    partial.write_bytes((tmp_path / "run" / NAME).read_bytes()[:100])
+    result = train(small.killed_config("topk"), activations, small.LAYER, tmp_path / "run")
+    assert result.first_step == 14
+    assert not partial.exists()
+
+
+def test_checkpoint_round_trip_is_deterministic(tmp_path: Path) -> None:
+    tensors = {"b": torch.randn(3, 4).T, "a": torch.tensor(5), "c": torch.zeros(2, dtype=torch.int64)}
+    written = []
+    for name in ("one", "two"):
+        write_checkpoint(tmp_path / name, Checkpoint(7, "f", tensors))
+        written.append((tmp_path / name / NAME).read_bytes())
+        read = read_checkpoint(tmp_path / name)
+        assert read is not None and (read.step, read.fingerprint) == (7, "f")
+        assert all(torch.equal(read.tensors[key], tensor) for key, tensor in tensors.items())
+    assert written[0] == written[1]
+    assert read_checkpoint(tmp_path / "none") is None
+
+
+def test_machine_that_cannot_follow_the_plan_refuses(
+    activations: store.ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(tmp_path / "run", activations, 20)
+    before = content(tmp_path / "run")
+    monkeypatch.setattr("stages.train.plan.cpu_capability", lambda: "riscv64 V")
+    with pytest.raises(Problem, match="cannot follow") as refusal:
+        train(small.killed_config("topk"), activations, small.LAYER, tmp_path / "run")
+    assert "riscv64 V" in str(refusal.value.found)
+    assert content(tmp_path / "run") == before
+
+
+def test_resume_computes_with_the_threads_of_the_plan(activations: store.ActivationStore, tmp_path: Path) -> None:
+    whole = train(small.killed_config("topk"), activations, small.LAYER, tmp_path / "whole")
+    stopped(tmp_path / "run", activations, 20)
+    torch.set_num_threads(2)
+    try:
+        train(small.killed_config("topk"), activations, small.LAYER, tmp_path / "run")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert content(tmp_path / "run") == content(whole.folder)
