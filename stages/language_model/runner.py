@@ -42,7 +42,7 @@ class LayerRunner:
             self._forward = torch.compile(self._run, dynamic=False)
 
     def _cut(self, lm: LanguageModel) -> nn.Module:
-        base = lm.model.base_model
+        base: Any = lm.model.base_model
         path = decoder_path(base)
         blocks = list(decoder_layers(base))[: self.layers[-1] + 1]
         for layer in self.layers:

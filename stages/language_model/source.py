@@ -42,7 +42,7 @@ def parse_source(text: str, sha256: str | None = None) -> Source:
     path = Path(text).expanduser()
     if text.endswith(".gguf"):
         return Source("gguf", str(path), sha256)
-    if path.is_dir() or text.startswith(("/", ".", "~")):
+    if (text and path.is_dir()) or text.startswith(("/", ".", "~")):
         return Source("folder", str(path), sha256)
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text):
         return Source("hub", text, sha256)

@@ -37,7 +37,7 @@ class Splice:
         self.layer = layer
         self._runner = LayerRunner(lm, [layer])
         self._residual, self._hidden = Given(), Given()
-        base = lm.model.base_model
+        base: Any = lm.model.base_model
         later = list(decoder_layers(base))[layer + 1 :]
         # The positions in the list stay, because models look up a layer's kind of attention by position.
         blocks = nn.ModuleList([self._residual] * (layer + 1) + later)
@@ -62,6 +62,6 @@ class Splice:
         """Logits of final hidden states, made by the model's own code (head and soft-capping included)."""
         self._hidden.output = BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=hidden.reshape(1, -1, hidden.shape[-1])
-        )  # type: ignore[arg-type]
+        )
         logits = self._head(input_ids=None, use_cache=False).logits
         return logits.reshape(*hidden.shape[:-1], -1)
