@@ -1,7 +1,11 @@
-"""A training in a process of its own, which prints every step: `python child.py STORE FOLDER`."""
+"""Trainings in processes of their own: for every line `STORE FOLDER KIND` on stdin a fork trains, and prints its steps.
+
+One process imports everything and only forks, because importing takes longer than these trainings.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -15,17 +19,25 @@ from tests.train import small
 
 
 class Printing:
+    """Reports every step as `pid step`."""
+
     def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
         self.done = done
 
     def advance(self, amount: int) -> None:
         self.done += amount
-        print(self.done, flush=True)
+        print(os.getpid(), self.done, flush=True)
 
     def note(self, line: str) -> None: ...
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    kind = sys.argv[3]
-    train(small.killed_config(kind), store.open(sys.argv[1]), small.LAYER, Path(sys.argv[2]), Printing())
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            path, folder, kind = line.split()
+            train(small.killed_config(kind), store.open(path), small.LAYER, Path(folder), Printing())
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        print("ended", os.waitstatus_to_exitcode(status), flush=True)
