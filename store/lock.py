@@ -14,8 +14,16 @@ class Lock:
 
     def __init__(self, folder: Path) -> None:
         path = folder.with_name(folder.name + ".lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise Problem(
+                "A store cannot be written here.",
+                where=folder.absolute(),
+                found=error.strerror,
+                do="choose another folder",
+            ) from None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

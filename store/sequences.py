@@ -16,8 +16,16 @@ from store.problem import Problem
 
 
 def put(folder: Path, name: str, *parts: bytes | memoryview) -> FileRecord:
-    """Write one file of the store `folder` atomically and return its record."""
-    write_atomically(folder / name, *parts)
+    """Write one file of the store `folder` atomically and return its record. Raises Problem when the disk is full."""
+    try:
+        write_atomically(folder / name, *parts)
+    except OSError as error:
+        raise Problem(
+            "A file of the store could not be written.",
+            where=(folder / name).absolute(),
+            found=error.strerror,
+            do="make room or mend the disk, then run the same command again: it goes on where it stopped",
+        ) from error
     return FileRecord.of(*parts)
 
 
@@ -27,9 +35,7 @@ class SequenceWriter:
     A context manager: leaving the block normally commits the sequences, an exception drops them.
     """
 
-    def __init__(
-        self, folder: Path, manifest: Manifest, commit: Callable[[int, dict[str, FileRecord]], None]
-    ) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, commit: Callable[[int, dict[str, FileRecord]], None]) -> None:
         self._folder = folder
         self._manifest = manifest
         self._commit = commit
@@ -81,9 +87,7 @@ class SequenceWriter:
 
     def _layout(self) -> Layout:
         manifest = self._manifest
-        return Layout(
-            self._n_rows, manifest.context, manifest.rows_per_shard, manifest.dtype, manifest.layers
-        )
+        return Layout(self._n_rows, manifest.context, manifest.rows_per_shard, manifest.dtype, manifest.layers)
 
     def __enter__(self) -> SequenceWriter:
         return self

@@ -156,15 +156,22 @@ class ShardedArray:
         """
         path = folder / self.shard_path(shard)
         n_rows = len(self.shard_rows(shard))
-        with path.open("rb") as file:
-            file.seek(n_rows * self.row_bytes)
-            if file.read() != self.index(n_rows):
-                raise Problem(
-                    "A shard of the store is damaged.",
-                    where=path,
-                    expected=f"{n_rows} rows of {self.row_bytes} bytes, then their index and its crc32c",
-                    found="another index, or a file of another size",
-                    do="run `pipeline store verify` on the store, then harvest it again",
-                )
-            shape = (n_rows, *self.shape[1:])
-            return np.asarray(np.memmap(file, dtype=self.storage, mode="c", shape=shape))
+        try:
+            with path.open("rb") as file:
+                file.seek(n_rows * self.row_bytes)
+                if file.read() != self.index(n_rows):
+                    raise _damaged(path, f"{n_rows} rows of {self.row_bytes} bytes, then their index", "another index")
+                shape = (n_rows, *self.shape[1:])
+                return np.asarray(np.memmap(file, dtype=self.storage, mode="c", shape=shape))
+        except OSError as error:
+            raise _damaged(path, "a file", error.strerror) from error
+
+
+def _damaged(path: Path, expected: str, found: str | None) -> Problem:
+    return Problem(
+        "A shard of the store is damaged.",
+        where=path.absolute(),
+        expected=expected,
+        found=found,
+        do="run `pipeline store verify` on the store, then harvest it again",
+    )

@@ -1,6 +1,6 @@
 """Mean, variance and norms of the activations, in float64, over the kept tokens of the train split.
 
-Every shard is reduced eight sequences at a time in order, and the shards pairwise in a fixed tree, with the
+A shard is reduced sequence by sequence (which fits the cache), and the shards pairwise in a fixed tree, with the
 parallel algorithm of Chan, Golub & LeVeque (1983): the result does not depend on who computes what when.
 """
 
@@ -19,9 +19,6 @@ from store.documents import is_train
 from store.layout import DOCUMENTS, STATISTICS, Layout
 from store.problem import Problem
 from store.shards import ShardedArray, array_metadata, group_metadata
-
-BLOCK = 8
-"""Sequences that are reduced at once: small enough for the cache, fixed because it decides the rounding."""
 
 
 @dataclass(frozen=True)
@@ -92,26 +89,23 @@ def _statistics(total: Moments, folder: Path, layer: int) -> Statistics:
 
 def shard_moments(folder: Path, array: ShardedArray, document: ShardedArray, shard: int, train: np.ndarray) -> Moments:
     """Moments of the kept train tokens of one shard; `train` is bool [n_documents]."""
-    x, documents = array.map(folder, shard), document.map(folder, shard)
     context, d = array.shape[1:]
     total = Moments(0, np.zeros(d), np.zeros(d), np.zeros(context), np.zeros(context))
-    for start in range(0, len(x), BLOCK):
-        ids = documents[start : start + BLOCK]
+    for vectors, ids in zip(array.map(folder, shard), document.map(folder, shard), strict=True):
         kept = (ids >= 0) & train[np.maximum(ids, 0)]
         if kept.any():
-            total = merge(total, _block_moments(as_float64(x[start : start + BLOCK][kept]), kept))
+            total = merge(total, _sequence_moments(as_float64(vectors[kept]), kept))
     return total
 
 
 @np.errstate(invalid="ignore", over="ignore")  # what is not finite is refused at the end
-def _block_moments(x: np.ndarray, kept: np.ndarray) -> Moments:
-    """Moments of the tokens x [n, d], which are those of a block that the mask kept [rows, context] marks."""
-    norms = np.zeros(kept.shape)
+def _sequence_moments(x: np.ndarray, kept: np.ndarray) -> Moments:
+    """Moments of the tokens x [n, d] of one sequence, which are at the positions that kept [context] marks."""
+    norms = np.zeros(len(kept))
     norms[kept] = np.sqrt(np.einsum("nd,nd->n", x, x))
     mean = x.mean(axis=0)
     x -= mean
-    squares = np.einsum("nd,nd->d", x, x)
-    return Moments(len(x), mean, squares, norms.sum(axis=0), kept.sum(axis=0, dtype=float))
+    return Moments(len(x), mean, np.einsum("nd,nd->d", x, x), norms, kept.astype(float))
 
 
 @np.errstate(invalid="ignore", over="ignore")

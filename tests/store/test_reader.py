@@ -36,6 +36,24 @@ def test_a_window_is_a_view_of_the_map(activations: ActivationStore) -> None:
     assert activations.window(3, 7).data_ptr() - activations.window(3, 5).data_ptr() == 2 * row_bytes
 
 
+def test_a_window_lies_in_the_mapped_file(activations: ActivationStore) -> None:
+    pointer = activations.window(3, 20).data_ptr()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, end = (int(number, 16) for number in line.split()[0].split("-"))
+        if start <= pointer < end:
+            assert line.endswith("layers/3/resid_post/c/1/0/0")
+            assert pointer - start == 4 * CONTEXT * LAYERS[3] * 2
+            return
+    raise AssertionError("the window is in no mapping")
+
+
+def test_a_shard_that_vanished_is_answered(activations: ActivationStore) -> None:
+    (activations.path / "activations.zarr/layers/3/resid_post/c/2/0/0").unlink()
+    assert activations.window(3, 0).shape == (CONTEXT, 4)
+    with pytest.raises(Problem, match=r"c/2/0/0[\s\S]*No such file"):
+        activations.read(3, [0, 42])
+
+
 def test_the_first_window_of_a_shard_starts_a_page(activations: ActivationStore) -> None:
     assert activations.window(3, 16).data_ptr() % 4096 == 0
 

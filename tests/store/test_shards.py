@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from store.files import write_atomically
 from store.manifest import StoreSpec
 from store.problem import Problem
-from store.shards import ShardedArray
+from store.shards import ShardedArray, array_metadata, group_metadata
 
 lengths = st.integers(1, 200)
 
@@ -56,6 +56,14 @@ def test_every_byte_is_what_zarr_python_writes(tmp_path: Path, dtype: str, shape
     assert [p for p in (tmp_path / "theirs/x").rglob("*") if p.is_file()].__len__() == len(names)
     for name in names:
         assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes(), name
+
+
+def test_metadata_is_what_zarr_python_writes(tmp_path: Path) -> None:
+    group = zarr.create_group(tmp_path, attributes={"count": 3})
+    group.create_array("mean", shape=(5,), chunks=(5,), dtype="float64", compressors=None, dimension_names=("feature",))
+    assert (tmp_path / "zarr.json").read_bytes() == group_metadata({"count": 3})
+    ours = array_metadata((5,), (5,), "float64", dimensions=("feature",))
+    assert (tmp_path / "mean/zarr.json").read_bytes() == ours
 
 
 @given(n_rows=lengths, rows_per_shard=lengths)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -176,6 +178,24 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
             with pytest.raises(Problem, match="in the way"):
                 attempt(folder)
     assert content(tmp_path / "thesis") == {"chapter.tex": b"precious"}
+
+
+def test_a_full_disk_is_answered_and_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *parts: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with open_writer(tmp_path / "store") as writer:
+        write_sequences(writer)
+        with monkeypatch.context() as patch, pytest.raises(Problem, match="No space left"):
+            patch.setattr("store.sequences.write_atomically", full)
+            write_shard(writer, 0)
+    assert write(tmp_path / "store") == write(tmp_path / "other")
+
+
+def test_a_place_that_cannot_hold_a_store_is_answered(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Problem, match="cannot be written here"):
+        open_writer(tmp_path / "file" / "store")
 
 
 def test_nothing_that_varies_is_in_a_store(activations: ActivationStore) -> None:
