@@ -24,8 +24,8 @@ from store.progress import SILENT, Progress
 CLEAN = "clean pass"
 ABLATION = "zero ablation"
 
-LOGIT_BYTES = 256 * 2**20
-"""Size of one float32 block of logits; about four such blocks are alive at a time."""
+LOGIT_BYTES = 128 * 2**20
+"""Size of one float32 block of logits. Four are kept, and the model's head makes a fifth."""
 
 
 @dataclass
@@ -101,11 +101,6 @@ class Splicing:
     """Kept tokens."""
 
 
-def log_probabilities(splice: Splice, hidden: Float[Tensor, "kept d"]) -> Float[Tensor, "kept vocab"]:
-    """Log-probabilities of the next token in float32 (the model may compute logits in bfloat16)."""
-    return torch.log_softmax(splice.logits(hidden), dim=-1, dtype=torch.float32)
-
-
 def final_states(
     splice: Splice,
     saes: Mapping[str, SAE],
@@ -131,27 +126,53 @@ def final_states(
     return states
 
 
-def next_token_losses(
-    splice: Splice, states: Mapping[str, Float[Tensor, "kept d"]], targets: Int[Tensor, " kept"]
-) -> dict[str, tuple[Float[Tensor, " kept"], Float[Tensor, " kept"]]]:
-    """Cross-entropy, and KL divergence from the clean pass, of every pass at every kept position."""
-    ablated = log_probabilities(splice, states[ABLATION][:1])
-    # A bias-free RMSNorm model turns a zeroed residual stream into one and the same state at every position.
-    constant = bool((states[ABLATION] == states[ABLATION][:1]).all())
-    parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in states}
-    for block in torch.arange(len(targets)).split(max(1, LOGIT_BYTES // (4 * ablated.shape[-1]))):
-        clean = log_probabilities(splice, states[CLEAN][block])
-        probability = clean.exp()
-        for name, hidden in states.items():
-            if name == CLEAN:
-                other = clean
-            elif name == ABLATION and constant:
-                other = ablated.expand_as(clean)
-            else:
-                other = log_probabilities(splice, hidden[block])
-            ce = -other.gather(1, targets[block, None])[:, 0]
-            parts[name].append((ce, torch.einsum("nv,nv->n", probability, clean - other)))
-    return {name: (torch.cat([c for c, _ in p]), torch.cat([k for _, k in p])) for name, p in parts.items()}
+class Comparison:
+    """Cross-entropy, and KL divergence from the clean pass, of every pass: a block of positions at a time.
+
+    Blocks live in memory that is allocated once: fresh pages for every intermediate result cost several times
+    the arithmetic on it. Probabilities are float32 (the model may compute logits in bfloat16).
+    """
+
+    def __init__(self, splice: Splice) -> None:
+        self._splice = splice
+        self._memory = torch.empty(0)
+
+    def __call__(
+        self, states: Mapping[str, Float[Tensor, "kept d"]], targets: Int[Tensor, " kept"]
+    ) -> dict[str, tuple[Float[Tensor, " kept"], Float[Tensor, " kept"]]]:
+        """For every pass the cross-entropy of `targets` and the KL divergence, in nats a position."""
+        ablated = torch.log_softmax(self._splice.logits(states[ABLATION][:1]).float(), dim=-1)
+        # A bias-free RMSNorm model turns a zeroed residual stream into one and the same state everywhere.
+        constant = bool((states[ABLATION] == states[ABLATION][:1]).all())
+        parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in states}
+        for block in torch.arange(len(targets)).split(self._allocate(ablated)):
+            clean, probability, other, scratch = self._memory[:, : len(block)]
+            self._log_probabilities(states[CLEAN][block], scratch, out=clean)
+            torch.exp(clean, out=probability)
+            for name, hidden in states.items():
+                if name == CLEAN:
+                    log_q = clean
+                elif name == ABLATION and constant:
+                    log_q = ablated.expand_as(clean)
+                else:
+                    log_q = self._log_probabilities(hidden[block], scratch, out=other)
+                ce = -log_q.gather(1, targets[block, None])[:, 0]
+                kl = torch.sub(clean, log_q, out=scratch).mul_(probability).sum(dim=-1)
+                parts[name].append((ce, kl))
+        return {name: (torch.cat([c for c, _ in p]), torch.cat([k for _, k in p])) for name, p in parts.items()}
+
+    def _allocate(self, like: Float[Tensor, "1 vocab"]) -> int:
+        """Positions a block; on first use also the memory for four blocks."""
+        positions = max(1, LOGIT_BYTES // (4 * like.shape[-1]))
+        if not self._memory.numel():
+            self._memory = like.new_empty(4, positions, like.shape[-1])
+        return positions
+
+    def _log_probabilities(
+        self, hidden: Float[Tensor, "block d"], scratch: Float[Tensor, "block vocab"], out: Tensor
+    ) -> Float[Tensor, "block vocab"]:
+        """Log-probabilities of the next token, written to `out`."""
+        return torch.log_softmax(scratch.copy_(self._splice.logits(hidden)), dim=-1, out=out)
 
 
 @torch.no_grad()
@@ -165,6 +186,7 @@ def reconstruction(
     """Run `batches` of rows through the language model with every SAE spliced in; by name, the metrics."""
     device = next(iter(saes.values())).W_dec.device
     meter = SplicingMeter()
+    compare = Comparison(splice)
     progress.start("cross-entropy and KL", len(batches), "batches")
     for rows in batches:
         tokens = torch.as_tensor(store.tokens(rows)).to(device).long()
@@ -173,6 +195,6 @@ def reconstruction(
         if bool(keep.any()):
             targets = tokens.roll(-1, dims=1)[keep]
             states = final_states(splice, saes, tokens, document)
-            meter.add(next_token_losses(splice, states, targets), keep)
+            meter.add(compare(states, targets), keep)
         progress.advance(1)
     return {name: meter.finish(name) for name in saes}

@@ -15,8 +15,9 @@ import torch
 import yaml
 
 import store as stores
-from stages.evaluate import EvaluateConfig, evaluate
 from stages.evaluate import run as run_module
+from stages.evaluate.config import EvaluateConfig
+from stages.evaluate.run import evaluate
 from stages.language_model.config import ModelConfig
 from stages.language_model.model import LanguageModel, load
 from stages.language_model.splice import Splice

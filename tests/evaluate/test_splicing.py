@@ -109,6 +109,6 @@ def test_kl_stays_finite_where_probabilities_underflow() -> None:
         splicing.ABLATION: torch.zeros(1, 2),
         "sae": torch.tensor([[0.0, 1.0]]),
     }
-    losses = splicing.next_token_losses(Certain(), states, torch.tensor([0]))
+    losses = splicing.Comparison(Certain())(states, torch.tensor([0]))
     assert float(losses["sae"][1]) == pytest.approx(500)
     assert float(losses["sae"][0]) == pytest.approx(500)

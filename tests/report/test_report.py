@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.report import report
 from stages.report.evaluated_run import read_curves, read_runs
 from stages.report.finding import finding
+from stages.report.report import report
 from store.problem import Problem
 from tests.report.samples import write_sample
 
