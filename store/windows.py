@@ -44,7 +44,7 @@ class Windows:
         self._rows = store.rows(split)
         self._batch_rows = batch_rows
         self._seed = seed
-        self._epoch, self._order = -1, self._rows
+        self._shuffled = (-1, self._rows)
         if self.batches_per_epoch == 0:
             raise Problem(
                 f"The {split} split of this store is smaller than one batch.",
@@ -64,21 +64,27 @@ class Windows:
         """Whole batches in one pass over the split."""
         return self.n_rows // self._batch_rows
 
-    def batch(self, step: int) -> WindowBatch:
-        """Batch number `step` >= 0, in memory of its own."""
+    def batch(self, step: int, out: Float[Tensor, "batch context d"] | None = None) -> WindowBatch:
+        """Batch number `step` >= 0: in memory of its own, or with x in `out` where given.
+
+        A loop that passes the same `out` every step saves the page faults of fresh memory, which can cost
+        more than the copy itself.
+        """
         if step < 0:
             raise IndexError(f"batch {step}")
         epoch, i = divmod(step, self.batches_per_epoch)
         rows = self._permutation(epoch)[i * self._batch_rows : (i + 1) * self._batch_rows]
         return WindowBatch(
-            self._store.read(self._layer, rows),
+            self._store.read(self._layer, rows, out),
             torch.from_numpy(self._store.document(rows)),
             torch.from_numpy(self._store.tokens(rows)),
             rows,
         )
 
     def _permutation(self, epoch: int) -> np.ndarray:
-        if epoch != self._epoch:
-            generator = np.random.Generator(np.random.PCG64([self._seed, epoch]))
-            self._epoch, self._order = epoch, generator.permutation(self._rows)
-        return self._order
+        """Order of an epoch. The last one is kept, as one tuple so that threads may share these windows."""
+        shuffled_epoch, order = self._shuffled
+        if epoch != shuffled_epoch:
+            order = np.random.Generator(np.random.PCG64([self._seed, epoch])).permutation(self._rows)
+            self._shuffled = (epoch, order)
+        return order

@@ -53,9 +53,10 @@ def run(folder: Path, prepare: Callable[[], None], kill_after: float | None = No
         time.sleep(kill_after)
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    if not os.WIFSIGNALED(status) and os.waitstatus_to_exitcode(status) != 0:
-        sys.exit(f"the writer failed with {status}")
-    return os.WIFSIGNALED(status)
+    outcome = os.waitstatus_to_exitcode(status)
+    if outcome not in (0, -signal.SIGKILL):
+        sys.exit(f"the writer ended with {outcome}")
+    return outcome != 0
 
 
 def main(folder: Path, seed: int, n_steps: int, n_times: int) -> None:
@@ -70,7 +71,7 @@ def main(folder: Path, seed: int, n_steps: int, n_times: int) -> None:
         killed = 0
         while True:
             if number < n_steps:
-                step = rng.randrange(1, 150)
+                step = rng.randrange(1, 200)
                 died = run(place, lambda step=step: die_at(step))  # type: ignore[misc]
             else:
                 died = run(place, lambda: None, kill_after=rng.random() * duration)

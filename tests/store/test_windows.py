@@ -66,6 +66,13 @@ def test_batches_do_not_share_memory(shared: ActivationStore) -> None:
     assert torch.equal(first.x, kept)
 
 
+def test_a_batch_can_be_read_into_memory_that_is_there(shared: ActivationStore) -> None:
+    windows = shared.windows(3, batch_rows=4)
+    first = windows.batch(0)
+    out = torch.empty_like(first.x)
+    assert windows.batch(0, out).x is out and torch.equal(out, first.x)
+
+
 def test_a_split_smaller_than_a_batch_is_answered(tmp_path: Path, shared: ActivationStore) -> None:
     with pytest.raises(Problem, match="at least 9 sequences") as problem:
         shared.windows(3, "heldout", batch_rows=9)
