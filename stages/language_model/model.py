@@ -59,13 +59,18 @@ class LanguageModel:
         return self.model.dtype
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    @property
     def ignore_ids(self) -> frozenset[int]:
         """The special tokens that metrics leave out, as SAEBench does: BOS, padding and EOS."""
         return frozenset((self.bos_id, self.pad_id, self.eos_id))
 
 
 def load(config: ModelConfig, progress: Progress = SILENT) -> LanguageModel:
-    """Fetch or convert the weights if need be, and load them."""
+    """Fetch or convert the weights if need be, and load them, onto the GPU where there is one."""
     folder = resolve(config, progress)
     dtype = native_dtype() if config.dtype == "auto" else getattr(torch, config.dtype)
     try:
@@ -83,6 +88,8 @@ def load(config: ModelConfig, progress: Progress = SILENT) -> LanguageModel:
             found=f"{type(error).__name__}: {error}",
         ) from error
     model.requires_grad_(False).eval()
+    if torch.cuda.is_available():
+        model.to("cuda")
     eos = tokenizer.eos_token_id
     bos = eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if bos is None:

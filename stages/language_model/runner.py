@@ -35,6 +35,7 @@ class LayerRunner:
     def __init__(self, lm: LanguageModel, layers: Sequence[int], compile: bool = False) -> None:
         check_layers(layers, lm.n_layers)
         self.layers = tuple(sorted(layers))
+        self._device = lm.device
         self._model = self._cut(lm)
         self._kept: dict[int, Tensor] = {}
         self._forward: Callable[[Tensor], dict[int, Tensor]] = self._run
@@ -66,12 +67,12 @@ class LayerRunner:
 
     @torch.no_grad()
     def __call__(self, tokens: Int[Tensor, "batch seq"]) -> dict[int, Float[Tensor, "batch seq d"]]:
-        """The residual stream of `tokens` after each layer.
+        """The residual stream of `tokens` after each layer, on the model's device.
 
         Rows may be padded on the right: attention is causal, so padding changes no position before it.
         """
         with quiet():  # some architectures warn of padding without a mask
-            return self._forward(tokens.long())
+            return self._forward(tokens.to(self._device, torch.long))
 
 
 def check_layers(layers: Sequence[int], n_layers: int) -> None:

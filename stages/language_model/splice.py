@@ -55,7 +55,7 @@ class Splice:
         """Final hidden states, after the final norm, if the residual stream after the layer were `resid`."""
         self._residual.output = resid
         with quiet():
-            return self._tail(input_ids=tokens.long(), use_cache=False).last_hidden_state
+            return self._tail(input_ids=tokens.to(resid.device, torch.long), use_cache=False).last_hidden_state
 
     @torch.no_grad()
     def logits(self, hidden: Float[Tensor, "*positions d"]) -> Float[Tensor, "*positions vocab"]:
