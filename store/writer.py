@@ -174,6 +174,8 @@ class StoreWriter:
 
         May be called from one background thread. Raises ValueError for other layers, shapes or types.
         """
+        if self.complete:
+            raise RuntimeError("this store is finished")
         layout, n_rows = self._layout, len(self.shard_rows(shard))
         if set(payload) != set(layout.layers) or any(len(rows) != n_rows for rows in payload.values()):
             raise ValueError(f"shard {shard} takes {n_rows} rows of each of the layers {list(layout.layers)}")

@@ -48,6 +48,8 @@ def test_a_finished_store_is_left_alone(activations: ActivationStore) -> None:
     with open_writer(activations.path) as writer:
         assert writer.complete and writer.missing_shards() == [] and writer.n_sequences == N_ROWS
         assert writer.finish(CARD_FACTS) == writer.root == activations.root
+        with pytest.raises(RuntimeError, match="finished"):
+            write_shard(writer, 0)
     assert {path: path.stat().st_mtime_ns for path in activations.path.rglob("*")} == before
 
 
