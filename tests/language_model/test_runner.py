@@ -94,6 +94,7 @@ def test_a_layer_that_the_model_lacks(lm: LanguageModel, layers: list[int]) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("lm", ["gemma3"], indirect=True)  # half a minute to compile
 @pytest.mark.skipif(not can_compile()[0], reason=can_compile()[1])
 def test_compiled_equals_eager(lm: LanguageModel) -> None:
     tokens, mask = tokens_of(lm, padded=False)
