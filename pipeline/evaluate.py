@@ -27,5 +27,5 @@ def run(name: str | None, runs: Sequence[Path], folder: Path | None) -> None:
             progress=progress,
         )
     for run, result in zip(runs, results, strict=True):
-        print(f"{project.show(run)} -> {project.show(project.results(profile, run))}")
+        print(f"{project.show(project.results(profile, run))}: {result.did}")
         console.print_facts(result.facts())

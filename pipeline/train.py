@@ -22,8 +22,11 @@ def run(
 ) -> None:
     """Train every asked variant with every asked seed, one after the other."""
     import store
-    from stages.sae import find_variant, load_variants
-    from stages.train import check_plan, fingerprint, make_config, train
+    from stages.sae.variant import find_variant, load_variants
+    from stages.train.config import make_config
+    from stages.train.estimate import estimate
+    from stages.train.loop import train
+    from stages.train.plan import check_plan, fingerprint
 
     project = Project.here()
     params = read_params(project.root)
@@ -49,12 +52,14 @@ def run(
             opened.check(progress)
         for row in rows:
             for seed in seeds:
-                config = make_config(row, profile.train, seed=seed, steps=steps or profile.train.steps)
-                plan = check_plan(config, opened, layer)
+                config = make_config(row, profile.train, seed=seed, steps=steps)
+                check_plan(config, opened, layer)
                 suffix = suffix_of(fingerprint(config, opened, layer)) if flagged else ""
                 target = out or project.run(profile, row.name, seed, suffix)
                 if dry:
-                    console.print_facts({"run": project.show(target), **plan.facts()})
+                    facts, seconds = estimate(config, opened, layer)
+                    time = console.duration(seconds)
+                    console.print_facts({"run": project.show(target), **facts, "estimated time": time})
                     continue
                 result = train(config, opened, layer, target, progress, replace=out is None)
                 print(f"{project.show(target)}: {result.did}")

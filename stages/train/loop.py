@@ -91,9 +91,9 @@ def train(
         trainer = Trainer(config, plan, Normalisation(torch.tensor(statistics.mean), statistics.scale))
         first = _resume(trainer, folder, identity)
         started = time.perf_counter()
-        final = _do_steps(run, trainer, first, progress)
+        done, final = _do_steps(run, trainer, first, progress)
         seconds = time.perf_counter() - started
-    facts = _finish(run, trainer, plan, final)
+    facts = _finish(run, trainer, plan, done, final)
     _write_rates(run, config.steps - first, seconds)
     return TrainResult(folder, facts, first)
 
@@ -171,8 +171,9 @@ def _resume(trainer: Trainer, folder: Path, identity: str) -> int:
     return checkpoint.step
 
 
-def _do_steps(run: Run, trainer: Trainer, first: int, progress: Progress) -> dict[str, float]:
-    """Do the steps from `first` on; returns the metrics of the last one."""
+def _do_steps(run: Run, trainer: Trainer, first: int, progress: Progress) -> tuple[int, dict[str, float]]:
+    """Do the steps from `first` on; returns how many are done in all, and the metrics of the last one."""
+    done = first
     config = run.config
     windows = run.store.windows(run.layer, "train", config.batch_rows, config.seed)
     guard = CollapseGuard(config.variant, config.d_sae)
@@ -189,11 +190,12 @@ def _do_steps(run: Run, trainer: Trainer, first: int, progress: Progress) -> dic
             guard.check(step, metrics)
         if last or (step + 1) % config.checkpoint_every == 0:
             write_checkpoint(run.folder, Checkpoint(step + 1, run.identity, trainer.state()))
+        done += 1
         progress.advance(1)
-    return log.latest()
+    return done, log.latest()
 
 
-def _finish(run: Run, trainer: Trainer, plan: TrainPlan, final: dict[str, float]) -> dict[str, Any]:
+def _finish(run: Run, trainer: Trainer, plan: TrainPlan, done: int, final: dict[str, float]) -> dict[str, Any]:
     """Write the SAE and, last of all, the facts that make the run a finished one."""
     config, store, folder = run.config, run.store, run.folder
     metadata = {
@@ -214,8 +216,8 @@ def _finish(run: Run, trainer: Trainer, plan: TrainPlan, final: dict[str, float]
         "variant": config.variant.name,
         "row": asdict(config.variant),
         "seed": config.seed,
-        "steps_planned": config.steps,
-        "steps_done": config.steps,
+        "steps_planned": plan.steps,
+        "steps_done": done,
         "tokens": trainer.tokens,
         "batch_rows": config.batch_rows,
         "d_in": trainer.sae.d_in,
