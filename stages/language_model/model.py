@@ -76,7 +76,7 @@ def load(config: ModelConfig, progress: Progress = SILENT) -> LanguageModel:
     try:
         with quiet():
             settings = transformers.AutoConfig.from_pretrained(folder)
-            model = transformers.AutoModelForCausalLM.from_pretrained(
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, attn_implementation=attention_for(settings)
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
