@@ -30,7 +30,7 @@ ModelFlag = Annotated[
     str | None, typer.Option("--model", help="Hub id, local folder or GGUF file, instead of the profile's.")
 ]
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells expect."""
+"""Exit status that typer gives Ctrl-C, as shells expect."""
 
 
 @app.command()
@@ -158,6 +158,7 @@ def main() -> None:
     except Problem as problem:
         print(problem, file=sys.stderr)
         sys.exit(problem.exit_status)
-    except KeyboardInterrupt:
-        print("stopped; nothing is lost: the same command goes on where it stopped", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            print("stopped; nothing is lost: the same command goes on where it stopped", file=sys.stderr)
+        raise

@@ -30,9 +30,7 @@ def run(
         suffix = "" if asked == plain else suffix_of(digest(request))
         target = folder or project.store(asked, suffix)
         if dry:
-            console.print_facts(
-                estimate(target, asked.harvest, asked.model, asked.corpus, progress).facts()
-            )
+            console.print_facts(estimate(target, asked.harvest, asked.model, asked.corpus, progress).facts())
             return
         if switched:
             use_profile(project.root, plain.name)
@@ -72,9 +70,7 @@ def with_flags(profile: Profile, model: str | None, layers: Sequence[int], token
     return replace(profile, corpus=replace(profile.corpus, tokens=tokens)) if tokens else profile
 
 
-def choose_profile(
-    params: Params, name: str | None, model: str | None, layers: Sequence[int]
-) -> tuple[Profile, bool]:
+def choose_profile(params: Params, name: str | None, model: str | None, layers: Sequence[int]) -> tuple[Profile, bool]:
     """The profile that a harvest means, and whether that makes another one current.
 
     A layer that the current model lacks, but that one other profile declares as its hook point, means
@@ -99,7 +95,7 @@ def choose_profile(
         except Problem as problem:
             count = n_layers(profile.model)
             raise Problem(
-                f"Layer {joined} is the hook point of profile {declared[0].name}, whose weights cannot be had",
+                f"Layer {joined} is the hook point of profile {declared[0].name}, whose weights cannot be had.",
                 where=declared[0].model.source,
                 expected=f"those weights, or a layer of {profile.model.name} (0 to {count - 1})",
                 found=problem.found or problem.what,

@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from stages.train.config import TrainSizes
 
 from stages.evaluate.config import EvaluateConfig
 from stages.harvest.config import HarvestConfig
 from stages.language_model.config import CorpusConfig, ModelConfig
+from stages.train.config import TrainSizes
 from store.files import write_atomically
 from store.problem import Problem
 
@@ -68,7 +68,7 @@ class Params:
             return self.profile
         if name not in self.profiles:
             raise Problem(
-                f"There is no profile named {name!r}",
+                f"There is no profile named {name!r}.",
                 where=f"{FILE}, profiles",
                 expected=", ".join(self.profiles),
                 found=name,
@@ -89,7 +89,7 @@ def read_params(root: Path) -> Params:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise Problem(
-            "This is not a project folder",
+            "This is not a project folder.",
             where=root,
             expected=f"a file named {FILE}",
             do="change into the project's folder",
@@ -97,13 +97,13 @@ def read_params(root: Path) -> Params:
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Problem(
-            f"{FILE} is not readable YAML", where=path, found=" ".join(str(error).split()), usage=True
+            f"{FILE} is not readable YAML.", where=path, found=" ".join(str(error).split()), usage=True
         ) from None
     try:
         params = TypeAdapter(Params).validate_python(content)
     except ValidationError as error:
         raise Problem(
-            f"{FILE} holds parameters that cannot be used",
+            f"{FILE} holds parameters that cannot be used.",
             where=path,
             found="; ".join(describe(e) for e in error.errors()),
             usage=True,
@@ -111,7 +111,7 @@ def read_params(root: Path) -> Params:
     for key, profile in params.profiles.items():
         if profile.name != key:
             raise Problem(
-                "A profile's name differs from its key",
+                "A profile's name differs from its key.",
                 where=f"{path}, profiles.{key}.name",
                 expected=key,
                 found=profile.name,
@@ -152,7 +152,7 @@ def use_profile(root: Path, name: str) -> Profile:
     text, count = re.subn(r"(?m)^profile: \*\S+", f"profile: *{name}", path.read_text(encoding="utf-8"))
     if count != 1:
         raise Problem(
-            "The line that names the current profile was not found",
+            "The line that names the current profile was not found.",
             where=path,
             expected="one line `profile: *NAME`",
             found=f"{count} such lines",
@@ -168,4 +168,3 @@ def with_model(profile: Profile, source: str | None) -> Profile:
         return profile
     name = Path(source).resolve().name if Path(source).exists() else source
     return replace(profile, model=ModelConfig(name=name, source=source))
-

@@ -24,7 +24,7 @@ class Project:
             if (folder / FILE).exists():
                 return cls(folder)
         raise Problem(
-            "This is not a project folder",
+            "This is not a project folder.",
             where=here,
             expected=f"a file named {FILE} here or in a folder above",
             do="change into the project's folder",

@@ -36,7 +36,7 @@ def run(
     seeds = seeds or params.run.seeds
     if out is not None and len(rows) * len(seeds) > 1:
         raise Problem(
-            "--out names the folder of one run",
+            "--out names the folder of one run.",
             expected="one variant and one seed",
             found=f"{len(rows)} variants and {len(seeds)} seeds",
             do="leave --out away, or call once a run",
@@ -75,7 +75,7 @@ def store_folder(project: Project, profile: Profile, folder: Path | None) -> Pat
     place = folder or project.store(profile)
     if not (place / "manifest.json").exists():
         raise Problem(
-            "There is no activation store here",
+            "There is no activation store here.",
             where=project.show(place),
             expected="a folder with a manifest.json",
             found="no such folder" if not place.exists() else "no manifest.json in it",

@@ -57,9 +57,7 @@ class Layout:
     ) -> ShardedArray:
         dimensions = ("sequence", "position", "feature")[: 2 + len(tail)]
         shape = (self.n_sequences, self.context, *tail)
-        return ShardedArray(
-            f"{ROOT}/{name}", shape, self.rows_per_shard, dtype, dimensions, fill_value, attributes
-        )
+        return ShardedArray(f"{ROOT}/{name}", shape, self.rows_per_shard, dtype, dimensions, fill_value, attributes)
 
     @property
     def n_shards(self) -> int:

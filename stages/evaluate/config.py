@@ -18,10 +18,10 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         if self.batch_rows < 1:
-            raise Problem("batch_rows must be at least 1", expected=">= 1", found=self.batch_rows, usage=True)
+            raise Problem("batch_rows must be at least 1.", expected=">= 1", found=self.batch_rows, usage=True)
         if not 0 < self.reconstruction_share < 1:
             raise Problem(
-                "reconstruction_share must lie between 0 and 1",
+                "reconstruction_share must lie between 0 and 1.",
                 expected="0 < share < 1",
                 found=self.reconstruction_share,
                 usage=True,

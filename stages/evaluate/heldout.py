@@ -38,7 +38,7 @@ class HeldoutBatches:
         """
         if len(rows) < 2:
             raise Problem(
-                "the store has too few heldout rows to evaluate on",
+                "The store has too few heldout rows to evaluate on.",
                 expected="at least 2 rows of heldout documents",
                 found=len(rows),
                 do="harvest more text, or a larger share of heldout documents",

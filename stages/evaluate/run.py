@@ -130,7 +130,7 @@ def check_model(store: ActivationStore, lm: LanguageModel) -> None:
     different = [name for name, value in lm.identity.items() if recorded.get(name) != value]
     if different:
         raise Problem(
-            "this language model is not the one that made the activation store",
+            "This language model is not the one that made the activation store.",
             where=store.path,
             expected=", ".join([str(recorded["name"]), *(f"{n} {recorded.get(n)}" for n in different)]),
             found=", ".join([lm.name, *(f"{n} {lm.identity[n]}" for n in different)]),

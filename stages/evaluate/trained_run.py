@@ -32,12 +32,12 @@ class TrainedRun:
     def read(cls, folder: Path) -> TrainedRun:
         """Read a run's facts; a Problem where the training is missing or did not finish."""
         if not folder.is_dir():
-            raise Problem("no such run", where=folder, do="train it first, or check the path")
+            raise Problem("No such run.", where=folder, do="train it first, or check the path")
         paths = [folder / TRAINING, folder / SAE_FOLDER / "cfg.json"]
         missing = [path.name for path in paths if not path.is_file()]
         if missing:
             raise Problem(
-                "this run has not finished training",
+                "This run has not finished training.",
                 where=folder,
                 expected="training.json and sae/cfg.json",
                 found=f"no {' and no '.join(missing)}",
@@ -76,7 +76,7 @@ class TrainedRun:
         """A Problem unless the run was trained on exactly this store and a layer of it."""
         if self.facts["store_root"] != store.root:
             raise Problem(
-                f"{self.name} was trained on another activation store",
+                f"{self.name} was trained on another activation store.",
                 where=self.folder,
                 expected=f"root digest {self.facts['store_root']}",
                 found=f"{store.root} ({store.path})",
@@ -84,7 +84,7 @@ class TrainedRun:
             )
         if self.layer not in store.layers:
             raise Problem(
-                f"{self.name} was trained on layer {self.layer}, which the store does not have",
+                f"{self.name} was trained on layer {self.layer}, which the store does not have.",
                 where=store.path,
                 expected=f"one of {sorted(store.layers)}",
                 found=self.layer,

@@ -37,7 +37,7 @@ class HarvestConfig:
         _ = self.layer_list
         if self.context < 2:
             raise Problem(
-                "A sequence needs a BOS and at least one token",
+                "A sequence needs a BOS and at least one token.",
                 where="harvest.context",
                 expected="2 or more",
                 found=self.context,
@@ -45,7 +45,7 @@ class HarvestConfig:
             )
         if not 0 < self.heldout < 1:
             raise Problem(
-                "Evaluation needs heldout documents, training needs the others",
+                "Evaluation needs heldout documents, training needs the others.",
                 where="harvest.heldout",
                 expected="a share between 0 and 1, both excluded",
                 found=self.heldout,
@@ -53,7 +53,7 @@ class HarvestConfig:
             )
         if self.batch_rows < 1:
             raise Problem(
-                "A forward pass needs a sequence",
+                "A forward pass needs a sequence.",
                 where="harvest.batch_rows",
                 expected="1 or more",
                 found=self.batch_rows,
@@ -66,7 +66,7 @@ class HarvestConfig:
         parts = str(self.layers).split("-")
         if not all(part.isdigit() for part in parts) or sorted({int(p) for p in parts}) != [*map(int, parts)]:
             raise Problem(
-                "These are not layers",
+                "These are not layers.",
                 where="harvest.layers",
                 expected="a layer number, or several in ascending order joined by '-', such as 5-8-11",
                 found=self.layers,

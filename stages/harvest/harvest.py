@@ -109,7 +109,7 @@ def check_disk(folder: Path, needed: int) -> None:
     needed = int(needed * 1.01) + (64 << 20)
     if free < needed:
         raise Problem(
-            "Too little disk for this store",
+            "Too little disk for this store.",
             where=folder,
             expected=f"{needed / 1e9:.2f} GB free",
             found=f"{free / 1e9:.2f} GB free",

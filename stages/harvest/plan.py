@@ -76,7 +76,7 @@ def follow(recorded: dict[str, Any], lm: LanguageModel) -> HarvestPlan:
         Problem: naming every difference, if appending here would mix two kinds of numbers.
     """
     plan = HarvestPlan(**recorded)
-    here = {
+    here: dict[str, Any] = {
         **asdict(plan),
         **_machine(lm),
         "compute_dtype": str(lm.dtype).removeprefix("torch."),
@@ -87,7 +87,7 @@ def follow(recorded: dict[str, Any], lm: LanguageModel) -> HarvestPlan:
     different = [name for name, value in recorded.items() if here[name] != value]
     if different:
         raise Problem(
-            "This machine cannot continue the harvest as it was begun",
+            "This machine cannot continue the harvest as it was begun.",
             expected=", ".join(f"{name} {recorded[name]}" for name in different),
             found=", ".join(f"{name} {here[name]}" for name in different),
             do="finish it on a machine and with versions like the first, or delete the partial store and harvest again",

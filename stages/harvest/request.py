@@ -48,7 +48,7 @@ def check_layers(config: HarvestConfig, model: ModelConfig) -> None:
     missing = [layer for layer in config.layer_list if layer >= count]
     if missing:
         raise Problem(
-            f"{model.name} has no layer {', '.join(map(str, missing))}",
+            f"{model.name} has no layer {', '.join(map(str, missing))}.",
             where="harvest.layers",
             expected=f"0 to {count - 1} (layers count from 0)",
             found=config.layers,

@@ -130,7 +130,7 @@ def _relative(stored: Float[Tensor, "context d"], reference: Float[Tensor, "cont
 
 def _differs(row: int, layer: int, expected: str, found: str) -> Problem:
     return Problem(
-        f"The self-check failed: sequence {row} at layer {layer} is not what the model gives",
+        f"The self-check failed: sequence {row} at layer {layer} is not what the model gives.",
         expected=expected,
         found=found,
         do="the store stays partial; delete it and harvest again, and report the model and versions if "

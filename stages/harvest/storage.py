@@ -20,7 +20,7 @@ def to_storage(x: Float[Tensor, "*shape"], dtype: str) -> np.ndarray:
     if not torch.isfinite(stored).all():
         largest = x.abs().nan_to_num(posinf=float("inf")).max().item()
         raise Problem(
-            "Activations are not finite numbers in the storage dtype",
+            "Activations are not finite numbers in the storage dtype.",
             expected=f"finite {dtype} values (at most {torch.finfo(stored.dtype).max:.5g})",
             found=f"largest magnitude {largest:.5g} in the {str(x.dtype).removeprefix('torch.')} forward pass",
             do="store bfloat16 or float32 (harvest.dtype); if the forward pass itself overflows, set "

@@ -184,9 +184,9 @@ def _unreadable(file: Path, error: Exception) -> Problem:
 
 def _read_hub(config: CorpusConfig) -> Iterator[Document]:
     """Stream the `train` split of a hub data set."""
-    identity(config)  # asks the hub once, so that a machine without network hears at once
+    revision = identity(config)["revision"]  # what the fingerprint names is what is read
     try:
-        rows = datasets.load_dataset(config.source, split="train", streaming=True)
+        rows = datasets.load_dataset(config.source, split="train", streaming=True, revision=revision)
     except Exception as error:
         raise _hub_problem(config.source, error) from error
     for number, row in enumerate(rows):

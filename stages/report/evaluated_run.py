@@ -58,7 +58,7 @@ def read_runs(results: Path, runs: Path) -> list[EvaluatedRun]:
     folders = sorted(path.parent for path in results.rglob("core.json"))
     if not folders:
         raise Problem(
-            "there is nothing to report on: no run was evaluated",
+            "There is nothing to report on: no run was evaluated.",
             where=results,
             expected="a folder VARIANT/seedN with core.json and summary.json",
             do="run `pipeline evaluate` first",
@@ -76,7 +76,7 @@ def _read_run(folder: Path, name: Path, label: str | None, runs: Path) -> Evalua
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise Problem(
-            "this evaluation cannot be read", where=folder, found=error, do="evaluate the run again"
+            "This evaluation cannot be read.", where=folder, found=error, do="evaluate the run again"
         ) from error
     core.pop("eval_result_details", None)
     curves = read_curves(runs / name / "metrics" / "plots" / "metrics")

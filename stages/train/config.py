@@ -34,7 +34,7 @@ class TrainSizes:
         for name, value in vars(self).items():
             if value < 1:
                 raise Problem(
-                    "A size of the training is too small",
+                    "A size of the training is too small.",
                     where=f"train.{name}",
                     expected="1 or more",
                     found=value,

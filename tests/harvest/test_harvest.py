@@ -171,7 +171,9 @@ def test_the_self_check_sees_what_is_not_the_models(
         monkeypatch.setattr(
             store.StoreWriter,
             "write_shard",
-            lambda self, shard, payload: original(self, shard, {k: np.nextafter(v, np.float32(9)) for k, v in payload.items()}),
+            lambda self, shard, payload: original(
+                self, shard, {k: np.nextafter(v, np.float32(9)) for k, v in payload.items()}
+            ),
         )
     else:
         original_unbatched = selfcheck._unbatched
@@ -207,9 +209,7 @@ def test_float16_that_would_overflow_is_refused(
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_the_estimate_is_what_the_harvest_then_writes(
-    tmp_path: Path, model: ModelConfig, text: CorpusConfig
-) -> None:
+def test_the_estimate_is_what_the_harvest_then_writes(tmp_path: Path, model: ModelConfig, text: CorpusConfig) -> None:
     planned = estimate(tmp_path / "s", CONFIG, model, text)
     done = harvest(tmp_path / "s", CONFIG, model, text)
     size = sum(path.stat().st_size for path in (tmp_path / "s/activations.zarr").rglob("*") if path.is_file())
@@ -239,9 +239,9 @@ import torch; torch.set_num_threads(1)
 from stages.harvest.config import HarvestConfig
 from stages.harvest.harvest import harvest
 from stages.language_model.config import CorpusConfig, ModelConfig
-folder, model, text = sys.argv[1:4]
+folder, (model, text, config) = Path(sys.argv[1]), map(json.loads, sys.argv[2:5])
 print("ready", flush=True)
-harvest(Path(folder), HarvestConfig(**json.loads(sys.argv[4])), ModelConfig(**json.loads(model)), CorpusConfig(**json.loads(text)))
+harvest(folder, HarvestConfig(**config), ModelConfig(**model), CorpusConfig(**text))
 """
 
 

@@ -130,7 +130,7 @@ def test_steps_not_above_the_warmup(harvested: TinyProject) -> None:
 
 
 def test_other_steps_get_their_own_folder(harvested: TinyProject) -> None:
-    status, out, err = harvested("train", "--variant", "topk", "--steps", "20")
+    status, _out, err = harvested("train", "--variant", "topk", "--steps", "20")
     assert status == 0, err
     (folder,) = (harvested.root / "runs/tiny/topk").glob("seed0-????????")
     assert json.loads((folder / "training.json").read_text())["steps_done"] == 20
@@ -160,9 +160,7 @@ def test_a_partial_store_is_refused(harvested: TinyProject) -> None:
     shutil.rmtree(folder)
 
 
-def test_a_store_from_another_model_is_refused_by_the_evaluation(
-    harvested: TinyProject, tmp_path: Path
-) -> None:
+def test_a_store_from_another_model_is_refused_by_the_evaluation(harvested: TinyProject, tmp_path: Path) -> None:
     from tests.tiny import tiny_model_folder
 
     assert harvested("train", "--variant", "topk")[0] == 0
@@ -177,9 +175,10 @@ def test_store_commands(harvested: TinyProject) -> None:
     listed = json.loads(harvested("store", "ls", "--json")[1])
     assert [row["store"] for row in listed] == ["data/stores/tiny-L1"] and listed[0]["status"] == "complete"
     facts = json.loads(harvested("store", "info", "--json")[1])
-    assert facts["sequences"]["heldout"] > 0 and facts["root digest"] == store.open(
-        harvested.root / "data/stores/tiny-L1"
-    ).root
+    assert (
+        facts["sequences"]["heldout"] > 0
+        and facts["root digest"] == store.open(harvested.root / "data/stores/tiny-L1").root
+    )
     assert "root digest" in harvested("store", "info")[1]
     status, out, _ = harvested("store", "verify")
     assert status == 0 and "as recorded" in out
@@ -207,3 +206,15 @@ def test_parameters_that_changed_replace_the_store_and_say_so(harvested: TinyPro
     status, _, err = harvested("harvest")
     assert status == 0 and "parameters changed" in err
     assert store.open(harvested.root / "data/stores/tiny-L1").root != first
+
+
+def test_ctrl_c_says_how_to_go_on(project: TinyProject) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with project.patch.context() as patch:
+        patch.setattr(store.StoreWriter, "write_shard", interrupted)
+        status, _, err = project("harvest")
+    assert status == 130 and "goes on where it stopped" in err and "Traceback" not in err
+    status, out, _ = project("harvest")
+    assert status == 0 and "resumed and finished" in out
