@@ -255,7 +255,7 @@ def _child(folder: Path, model: ModelConfig, text: CorpusConfig) -> subprocess.P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_killed_harvest_ends_as_if_it_had_not_been(
     tmp_path: Path, model: ModelConfig, tiny_model: Path, seed: int
 ) -> None:
