@@ -10,7 +10,6 @@ round by round and its median reported. Compilation happens before the first rou
 from __future__ import annotations
 
 import argparse
-import itertools
 import statistics
 import tempfile
 import time
@@ -73,18 +72,16 @@ def main() -> None:
     lm = load(profile.model)
     rows = rows_of(profile, lm, arguments.tokens)
     eager = LayerRunner(lm, profile.harvest.layer_list, compile=False)
-    by_batch = {size: max(bare(eager, rows[: 4 * max(BATCHES)], size) for _ in range(2)) for size in BATCHES}
+    by_batch = {size: max(bare(eager, rows[: 2 * max(BATCHES)], size) for _ in range(2)) for size in BATCHES}
     best = max(by_batch, key=lambda size: by_batch[size])
     runner = LayerRunner(lm, profile.harvest.layer_list, compile=True) if arguments.compiled else eager
     plan, _ = decide(profile.harvest, lm, 0)
     begun = time.perf_counter()
     runner(rows[: plan.batch_rows])
     first_batch = time.perf_counter() - begun
-    pairs = []
-    for turn in itertools.islice(itertools.cycle((True, False)), arguments.rounds):
-        a = bare(eager, rows, best) if turn else None
-        b = whole(profile, lm, runner, plan, arguments.tokens)
-        pairs.append((a or bare(eager, rows, best), b))
+    pairs = [
+        (bare(eager, rows, best), whole(profile, lm, runner, plan, arguments.tokens)) for _ in range(arguments.rounds)
+    ]
     record(
         "harvest-compiled" if arguments.compiled else "harvest-eager",
         {
