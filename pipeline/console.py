@@ -42,11 +42,16 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def per_second(rate: float) -> str:
+    """`640 a second` or `0.25 a second`."""
+    return f"{rate:,.0f} a second" if rate >= 10 else f"{rate:.2g} a second"
+
+
 class _Rate(ProgressColumn):
     """Speed of a task, since it started here and not since an earlier run began it."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f} {task.fields['unit']}/s" if task.speed else "", style="cyan")
+        return Text(f"{task.fields['unit']}, {per_second(task.speed)}" if task.speed else "", style="cyan")
 
 
 class BarProgress:
@@ -86,12 +91,11 @@ class BarProgress:
 
 
 class LineProgress:
-    """Progress as plain lines, for logs and DVC."""
+    """Progress as plain lines, for logs and DVC. The rate is that since the line before."""
 
     def __init__(self) -> None:
         self._task, self._unit, self._total, self._done = "", "", 0, 0
-        self._begun = self._last = time.monotonic()
-        self._first = 0
+        self._last, self._done_at_last = time.monotonic(), 0
 
     def __enter__(self) -> LineProgress:
         return self
@@ -99,23 +103,22 @@ class LineProgress:
     def __exit__(self, *_: object) -> None: ...
 
     def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
-        self._task, self._unit, self._total, self._done, self._first = task, unit, total, done, done
-        self._begun = self._last = time.monotonic()
+        self._task, self._unit, self._total, self._done = task, unit, total, done
+        self._last, self._done_at_last = time.monotonic(), done
 
     def advance(self, amount: int) -> None:
         self._done += amount
         now = time.monotonic()
         if now - self._last < LINE_EVERY:
             return
-        self._last = now
-        rate = (self._done - self._first) / (now - self._begun)
+        rate = (self._done - self._done_at_last) / (now - self._last)
+        self._last, self._done_at_last = now, self._done
         line = f"{self._task}: {self._done:,}"
         if self._total:
-            left = (self._total - self._done) / rate if rate else float("inf")
-            line += f" of {self._total:,} {self._unit} ({self._done / self._total:.0%}), {rate:,.0f} a second"
-            line += f", {duration(left)} left" if rate else ""
+            line += f" of {self._total:,} {self._unit} ({self._done / self._total:.0%}), {per_second(rate)}"
+            line += f", {duration((self._total - self._done) / rate)} left" if rate else ""
         else:
-            line += f" {self._unit}, {rate:,.0f} a second"
+            line += f" {self._unit}, {per_second(rate)}"
         self.note(line)
 
     def note(self, line: str) -> None:

@@ -30,6 +30,12 @@ def batches(tokens: Int[np.ndarray, "rows context"], size: int) -> Iterator[tupl
         yield rows, torch.from_numpy(np.concatenate([block, filling]).astype(np.int64))
 
 
+def warm_up(runner: LayerRunner, writer: StoreWriter, plan: HarvestPlan) -> None:
+    """Run one batch for nothing, so that compilation is over before the clock of the harvest starts."""
+    _, block = next(batches(writer.tokens(0), plan.batch_rows))
+    runner(block)
+
+
 def harvest_shard(
     writer: StoreWriter,
     shard: int,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from stages.harvest.activations import harvest_shards
+from stages.harvest.activations import harvest_shards, warm_up
 from stages.harvest.config import HarvestConfig
 from stages.harvest.plan import HarvestPlan, decide, follow
 from stages.harvest.request import make_request
@@ -42,7 +42,7 @@ class HarvestResult:
     """`finished before`, `resumed and finished` or `harvested`."""
 
     tokens_per_second: float | None
-    """Rate of the forward passes of this run, compilation included; None where nothing was left to do."""
+    """Rate of this run, compilation left out; None where nothing was left to do."""
 
 
 def harvest(
@@ -85,6 +85,9 @@ def harvest(
         total = writer.n_sequences * config.context
         left = sum(len(writer.shard_rows(shard)) for shard in writer.missing_shards()) * config.context
         check_disk(folder, left * bytes_per_token(config, lm.d_model))
+        if plan.compiled and left:
+            progress.note("compiling the model for this harvest (20 s to a minute)")
+            warm_up(runner, writer, plan)
         progress.start("harvest", total, "tokens", done=total - left)
         begun = time.monotonic()
         harvest_shards(writer, runner, config, plan, progress)
