@@ -69,11 +69,12 @@ def evaluate(
     runs: Annotated[list[Path] | None, typer.Argument(help="Folders of runs; all of params.yaml's if none.")] = None,
     profile: ProfileFlag = None,
     store: StoreFlag = None,
+    model: ModelFlag = None,
 ) -> None:
     """Stage 3: SAEBench core metrics on heldout documents."""
     from pipeline.evaluate import run
 
-    run(profile, runs or [], store)
+    run(profile, runs or [], store, model)
 
 
 @app.command()

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import console
-from pipeline.params import read_params
+from pipeline.params import read_params, with_model
 from pipeline.paths import Project
 
 
-def run(name: str | None, runs: Sequence[Path], folder: Path | None) -> None:
+def run(name: str | None, runs: Sequence[Path], folder: Path | None, model: str | None) -> None:
     """Evaluate runs on heldout documents: those named, or all that params.yaml asks for."""
     from stages.evaluate.run import evaluate
 
     project = Project.here()
     params = read_params(project.root)
-    profile = params.named(name)
+    profile = with_model(params.named(name), model)
     runs = runs or [project.run(profile, v, s) for v in params.run.variants for s in params.run.seeds]
     with console.progress() as progress:
         results = evaluate(

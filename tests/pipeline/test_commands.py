@@ -168,7 +168,9 @@ def test_a_store_from_another_model_is_refused_by_the_evaluation(harvested: Tiny
     harvested.params["profiles"]["tiny"]["model"]["source"] = str(other)
     harvested.save()
     status, _, err = harvested("evaluate", "runs/tiny/topk/seed0")
-    assert status == 1 and "model" in err and "Traceback" not in err
+    assert status == 1 and "--model" in err and "Traceback" not in err
+    status, _, err = harvested("evaluate", "runs/tiny/topk/seed0", "--model", str(tiny_model))
+    assert status == 0, err
 
 
 def test_store_commands(harvested: TinyProject) -> None:
