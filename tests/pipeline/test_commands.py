@@ -160,7 +160,9 @@ def test_a_partial_store_is_refused(harvested: TinyProject) -> None:
     shutil.rmtree(folder)
 
 
-def test_a_store_from_another_model_is_refused_by_the_evaluation(harvested: TinyProject, tmp_path: Path) -> None:
+def test_a_store_from_another_model_is_refused_by_the_evaluation(
+    harvested: TinyProject, tmp_path: Path, tiny_model: Path
+) -> None:
     from tests.tiny import tiny_model_folder
 
     assert harvested("train", "--variant", "topk")[0] == 0
