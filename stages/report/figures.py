@@ -122,6 +122,8 @@ def training_curve(runs: Sequence[EvaluatedRun], metric: str, title: str, label:
         _scales(axes, log)
         if metric == "explained_variance":
             axes.set_ylim(bottom=max(-0.1, axes.get_ylim()[0]), top=1)
+        if metric == "dead_latents":
+            axes.set_ylim(bottom=0, top=max(1.0, axes.get_ylim()[1]))
         axes.legend()
     return _picture(f"training_{metric.replace('/', '_')}", f"{title} over training steps, one line a run", figure)
 
