@@ -166,7 +166,7 @@ def test_a_run_of_another_store_is_refused(scene: Scene, tmp_path: Path) -> None
 
 
 def test_a_missing_or_unfinished_run_is_refused(scene: Scene, tmp_path: Path) -> None:
-    assert "no such run" in refused(scene, tmp_path / "nowhere", scene.store.path)
+    assert "No such run" in refused(scene, tmp_path / "nowhere", scene.store.path)
     unfinished = tmp_path / "unfinished"
     shutil.copytree(scene.runs["topk"], unfinished)
     (unfinished / "training.json").unlink()
