@@ -28,7 +28,7 @@ from stages.train.trainer import Trainer
 from store import ActivationStore
 
 ROOT = Path(__file__).parents[1]
-WARM_STEPS = 300
+WARM_STEPS = 100
 """Steps before the first round: codes are not sparse before training has made them so."""
 
 
