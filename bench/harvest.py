@@ -72,7 +72,7 @@ def main() -> None:
     lm = load(profile.model)
     rows = rows_of(profile, lm, arguments.tokens)
     eager = LayerRunner(lm, profile.harvest.layer_list, compile=False)
-    by_batch = {size: max(bare(eager, rows[: 2 * max(BATCHES)], size) for _ in range(2)) for size in BATCHES}
+    by_batch = {size: max(bare(eager, rows[: max(BATCHES)], size) for _ in range(2)) for size in BATCHES}
     best = max(by_batch, key=lambda size: by_batch[size])
     runner = LayerRunner(lm, profile.harvest.layer_list, compile=True) if arguments.compiled else eager
     plan, _ = decide(profile.harvest, lm, 0)
