@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pipeline.console import print_json, print_table
 from pipeline.params import read_params, use_profile
 from pipeline.paths import Project
+from store.layout import hook_name
 
 
 def run(name: str | None, json: bool) -> None:
@@ -21,7 +22,7 @@ def run(name: str | None, json: bool) -> None:
             "*" if p.name == params.profile.name else "",
             p.name,
             p.model.name,
-            ", ".join(f"blocks.{layer}.hook_resid_post" for layer in p.harvest.layer_list),
+            ", ".join(hook_name(layer) for layer in p.harvest.layer_list),
             p.corpus.source,
             f"{p.corpus.tokens:,}" if p.corpus.tokens else "all",
             p.train.d_sae,

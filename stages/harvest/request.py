@@ -8,8 +8,9 @@ from typing import Any
 from stages.harvest.config import HarvestConfig
 from stages.language_model import corpus
 from stages.language_model.config import CorpusConfig, ModelConfig
-from stages.language_model.model import hook_name, identity, n_layers, width
+from stages.language_model.model import identity, n_layers, width
 from stages.language_model.source import resolve
+from store.layout import hook_name
 from store.problem import Problem
 from store.progress import SILENT, Progress
 

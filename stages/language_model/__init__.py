@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stages.language_model.config import CorpusConfig, ModelConfig
-    from stages.language_model.model import LanguageModel, hook_name, load, n_layers
+    from stages.language_model.model import LanguageModel, load, n_layers
     from stages.language_model.runner import LayerRunner
     from stages.language_model.source import resolve
     from stages.language_model.splice import Splice
@@ -21,7 +21,6 @@ __all__ = [
     "LayerRunner",
     "ModelConfig",
     "Splice",
-    "hook_name",
     "load",
     "n_layers",
     "resolve",
@@ -29,7 +28,7 @@ __all__ = [
 
 HOMES = {
     "config": ("CorpusConfig", "ModelConfig"),
-    "model": ("LanguageModel", "hook_name", "load", "n_layers"),
+    "model": ("LanguageModel", "load", "n_layers"),
     "runner": ("LayerRunner",),
     "source": ("resolve",),
     "splice": ("Splice",),

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from store.problem import Problem
 
+PACKAGE = "package:"
+"""Start of a source that an installed package carries."""
+
 DTYPES = ("auto", "float32", "bfloat16")
 
 

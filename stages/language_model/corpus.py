@@ -12,11 +12,10 @@ from typing import Any
 import datasets
 import huggingface_hub
 
-from stages.language_model.config import CorpusConfig
+from stages.language_model.config import PACKAGE, CorpusConfig
 from store.files import file_sha256
 from store.problem import Problem
 
-PACKAGE = "package:"
 PACKAGE_FILE = "summaries_en-us.json"
 """The data file of a corpus package: JSON, title -> {title, extract, topic}."""
 PACKAGE_LICENCE = "CC BY-SA 4.0 (introductions of Wikipedia articles)"

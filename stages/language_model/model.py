@@ -142,8 +142,3 @@ def width(folder: Path) -> int:
     """Dimensions of the residual stream, read from a model folder's `config.json`."""
     with quiet():
         return transformers.AutoConfig.from_pretrained(folder).get_text_config().hidden_size
-
-
-def hook_name(layer: int) -> str:
-    """TransformerLens's name of the residual stream after a layer (counted from 0)."""
-    return f"blocks.{layer}.hook_resid_post"

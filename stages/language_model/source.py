@@ -11,11 +11,10 @@ import huggingface_hub
 from huggingface_hub import errors
 
 from stages.language_model import gguf
-from stages.language_model.config import ModelConfig
+from stages.language_model.config import PACKAGE, ModelConfig
 from store.problem import Problem
 from store.progress import SILENT, Progress
 
-PACKAGE = "package:"
 WAYS_ON = (
     "either log in to the hub (`hf auth login`) and accept the model's licence on its page, "
     "or name weights on this machine: --model PATH (a Hugging Face folder or a .gguf file)"

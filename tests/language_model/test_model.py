@@ -8,11 +8,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from stages.language_model import hook_name, load, n_layers
+from stages.language_model import load, n_layers
 from stages.language_model.config import ModelConfig
 from stages.language_model.gguf import converted
 from stages.language_model.model import LanguageModel, identity
 from stages.precision import native_dtype
+from store.layout import hook_name
 from store.problem import Problem
 from tests.tiny import tiny_model_folder
 
