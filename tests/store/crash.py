@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.forks import fork
 from tests.store import make
 
 
@@ -44,7 +45,7 @@ def die_at(step: int) -> None:
 
 def run(folder: Path, prepare: Callable[[], None], kill_after: float | None = None) -> bool:
     """Write the store in a child; returns whether the child was killed before it had finished."""
-    child = os.fork()
+    child = fork()
     if child == 0:
         prepare()
         make.write(folder)

@@ -17,6 +17,7 @@ import torch
 import store
 from store import ActivationStore, OtherContent, StoreSpec, StoreWriter, remove_store
 from store.problem import Problem
+from tests import forks
 from tests.store.make import (
     CARD_FACTS,
     CONTEXT,
@@ -291,7 +292,7 @@ def test_a_writer_killed_two_hundred_times_ends_with_the_same_bytes(tmp_path: Pa
 
 def assert_survives(folder: Path, seed: int, n_steps: int, n_times: int) -> None:
     command = [sys.executable, "-m", "tests.store.crash", *map(str, (folder, seed, n_steps, n_times))]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=ROOT, env=forks.ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     runs = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(runs) == n_steps + n_times

@@ -15,7 +15,13 @@ import torch
 
 import store
 from stages.train import train
+from tests.forks import fork
 from tests.train import small
+
+
+def report(line: str) -> None:
+    """One write, which a SIGKILL cannot cut in two: `print` may make one of every word."""
+    os.write(sys.stdout.fileno(), f"{line}\n".encode())
 
 
 class Printing:
@@ -26,7 +32,7 @@ class Printing:
 
     def advance(self, amount: int) -> None:
         self.done += amount
-        print(os.getpid(), self.done, flush=True)
+        report(f"{os.getpid()} {self.done}")
 
     def note(self, line: str) -> None: ...
 
@@ -34,10 +40,10 @@ class Printing:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for line in sys.stdin:
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             path, folder, kind = line.split()
             train(small.killed_config(kind), store.open(path), small.LAYER, Path(folder), Printing())
             os._exit(0)
         _, status = os.waitpid(pid, 0)
-        print("ended", os.waitstatus_to_exitcode(status), flush=True)
+        report(f"ended {os.waitstatus_to_exitcode(status)}")

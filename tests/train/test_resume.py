@@ -19,6 +19,7 @@ from stages.train import train
 from stages.train.checkpoint import NAME, Checkpoint, read_checkpoint, write_checkpoint
 from store.files import files_below
 from store.problem import Problem
+from tests.forks import ENVIRONMENT
 from tests.train import small
 
 CHILD = Path(__file__).with_name("child.py")
@@ -31,7 +32,7 @@ def content(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def child() -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
-        [sys.executable, str(CHILD)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(CHILD)], env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         yield process
         process.stdin.close()  # type: ignore[union-attr]
