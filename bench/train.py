@@ -21,7 +21,7 @@ from pipeline.params import read_params
 from pipeline.paths import Project
 from stages.precision import native_dtype
 from stages.sae.normalisation import Normalisation
-from stages.sae.variant import find_variant, load_variants
+from stages.sae.table import find_variant, load_variants
 from stages.train.config import make_config
 from stages.train.plan import check_plan
 from stages.train.trainer import Trainer

@@ -22,7 +22,7 @@ def run(
 ) -> None:
     """Train every asked variant with every asked seed, one after the other."""
     import store
-    from stages.sae.variant import find_variant, load_variants
+    from stages.sae.table import find_variant, load_variants
     from stages.train.config import make_config
     from stages.train.estimate import estimate
     from stages.train.loop import train

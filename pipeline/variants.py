@@ -13,7 +13,7 @@ from pipeline.paths import Project
 
 def run(name: str | None, profile: str | None, json: bool) -> None:
     """The table of variants with their sources, or one row with its numbers and its reading."""
-    from stages.sae.variant import find_variant, load_variants
+    from stages.sae.table import find_variant, load_variants
 
     project = Project.here()
     params = read_params(project.root)

@@ -3,6 +3,7 @@
 from stages.sae.files import load, save
 from stages.sae.model import SAE
 from stages.sae.normalisation import Normalisation
-from stages.sae.variant import Variant, find_variant, load_variants
+from stages.sae.table import find_variant, load_variants
+from stages.sae.variant import Variant
 
 __all__ = ["SAE", "Normalisation", "Variant", "find_variant", "load", "load_variants", "save"]

@@ -1,14 +1,11 @@
-"""The table of variants: the schema of `variants.yaml` and its reader."""
+"""Variants: the schema of a row of `variants.yaml`, and the controls of a row."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from dataclasses import replace
+from typing import Annotated, Literal, get_args
 
-import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from store.problem import Problem
@@ -18,6 +15,10 @@ _STRICT_KEYS = ConfigDict(extra="forbid", allow_inf_nan=False)
 Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Steps = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Lag = Annotated[int, Field(ge=1)]
+Control = Literal["no-temporal", "permuted"]
+"""`no-temporal`: the temporal terms have weight 0. `permuted`: the order of tokens within documents is random."""
 
 
 @dataclass(frozen=True, config=_STRICT_KEYS)
@@ -26,6 +27,67 @@ class SparsifierRow:
 
     kind: Literal["relu", "topk"]
     """`topk` keeps the k largest of a token, with the k of the profile."""
+
+
+@dataclass(frozen=True, config=_STRICT_KEYS)
+class BoostRow:
+    """A reconstruction loss that weighs more at first."""
+
+    factor: Positive
+    """Its weight during `hold`; 1 at the end."""
+    hold: Steps
+    """Steps with that weight."""
+    back: Steps
+    """Steps after these, over which the weight goes linearly to 1."""
+
+
+@dataclass(frozen=True, config=_STRICT_KEYS)
+class ScaleRow:
+    """A range of lags at which codes should agree."""
+
+    name: str
+    """What logs and tables call it."""
+    lags: tuple[Lag, Lag]
+    """Smallest and largest distance of two tokens of a pair."""
+    weight: Weight
+    """Weight of the mean over all pairs of the scale, and of the scale's buffer."""
+
+    def __post_init__(self) -> None:
+        if self.lags[0] > self.lags[1]:
+            raise ValueError("the smallest lag comes first")
+
+
+@dataclass(frozen=True, config=_STRICT_KEYS)
+class BufferRow:
+    """A memory of a document's codes: for each scale a running mean of the codes from its smallest lag back."""
+
+    sigma: Weight
+    """Standard deviation of a buffer at the start of a document, in root mean squares of the codes."""
+    mixing: Share
+    """Share of each new code in the running mean until the temporal terms have full weight."""
+    mixing_after: Share
+    """That share from then on."""
+
+
+@dataclass(frozen=True, config=_STRICT_KEYS)
+class TemporalRow:
+    """Consistency of codes over the tokens of a document, relative to the codes' mean squared norm."""
+
+    scales: Annotated[tuple[ScaleRow, ...], Field(min_length=1)]
+    """Ranges of lags."""
+    delay: Steps
+    """Steps without temporal terms."""
+    ramp: Steps
+    """Steps after these, over which their weight rises linearly."""
+    latent_weights: Literal["equal", "variance", "variance_share"]
+    """How much a latent counts: all the same; by the variance of its codes, 1 on average; or by its share of all
+    variance, d_sae times less (004, eq. 3 to the letter)."""
+    variance_threshold: Weight
+    """Latents with less variance do not count."""
+    threshold_unit: Literal["mean_variance", "normalised"]
+    """What the threshold is a multiple of: the mean variance of the latents, or 1 in normalised units."""
+    buffers: BufferRow | None = None
+    """Further terms that pull codes towards the document's memory; null for none."""
 
 
 @dataclass(frozen=True, config=_STRICT_KEYS)
@@ -40,6 +102,20 @@ class ObjectiveRow:
     """Weight of the auxiliary loss, in which dead latents model the residual."""
     dead_after_tokens: Annotated[int, Field(gt=0)]
     """A latent that has not fired for so many kept tokens counts as dead."""
+    reconstruction_boost: BoostRow | None = None
+    """A larger weight of the reconstruction loss at first; null for none."""
+    temporal: TemporalRow | None = None
+    """Terms that use the order of tokens; null for none."""
+
+
+@dataclass(frozen=True, config=_STRICT_KEYS)
+class NoiseRow:
+    """Gaussian noise on the gradients that fades with the steps (Neelakantan et al. 2015, arXiv 1511.06807)."""
+
+    scale: Weight
+    """Its standard deviation at the first step, in root mean squares of each parameter's gradient."""
+    steps: Steps
+    """Steps with noise."""
 
 
 @dataclass(frozen=True, config=_STRICT_KEYS)
@@ -56,6 +132,8 @@ class OptimizerRow:
     """The last share of the steps, over which the learning rate falls linearly to 0."""
     clip: Positive | None
     """Largest norm of the gradient over all parameters; null for none."""
+    noise: NoiseRow | None = None
+    """Noise on the clipped gradients; null for none."""
 
 
 @dataclass(frozen=True, config=_STRICT_KEYS)
@@ -74,60 +152,36 @@ class Variant:
     """What is minimised."""
     optimizer: OptimizerRow
     """How it is minimised."""
+    control: Control | None = None
+    """What a control takes from its variant; null for a row of its own."""
 
 
-def load_variants(path: Path) -> dict[str, Variant]:
-    """Read the table. Raises a usage `Problem` that names the first bad key or value and what is allowed."""
-    try:
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Problem("The table of variants cannot be read.", where=path, found=error.strerror) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Problem("The table of variants is not YAML.", where=path, found=error, usage=True) from None
-    if not isinstance(table, dict) or not table:
-        raise Problem("The table of variants has no rows.", where=path, usage=True)
-    return {str(name): _variant(str(name), row, path) for name, row in table.items()}
+def control_of(variant: Variant, control: str) -> Variant:
+    """`NAME+no-temporal` or `NAME+permuted`: the variant, but for what its temporal terms could gain from order.
 
-
-def find_variant(variants: Mapping[str, Variant], name: str) -> Variant:
-    """The variant of that name; a usage `Problem` that lists the table's names where there is none."""
-    if name not in variants:
-        known = ", ".join(sorted(variants))
-        raise Problem(f"There is no variant {name!r}.", expected=f"one of {known}", found=name, usage=True)
-    return variants[name]
-
-
-def _variant(name: str, row: Any, path: Path) -> Variant:
-    if not isinstance(row, dict) or "name" in row:
-        raise Problem(f"Variant {name!r} is not a row of keys and values without a key 'name'.", where=path, usage=True)
-    try:
-        return TypeAdapter(Variant).validate_python({**row, "name": name})
-    except ValidationError as error:
-        raise _explain(error, name, path) from None
-
-
-def _explain(error: ValidationError, name: str, path: Path) -> Problem:
-    """The first of pydantic's complaints as a sentence with the allowed values."""
-    first = error.errors()[0]
-    keys = [str(part) for part in first["loc"]]
-    where = f"{path}: {'.'.join([name, *keys])}"
-    if first["type"] in ("unexpected_keyword_argument", "missing", "missing_argument"):
-        allowed = ", ".join(field for field in _keys_at(keys[:-1]) if field != "name" or len(keys) > 1)
-        what = "lacks the key" if "missing" in first["type"] else "has an unknown key"
-        return Problem(f"Variant {name!r} {what} {keys[-1]!r}.", where=where, expected=f"keys {allowed}", usage=True)
-    return Problem(
-        f"Variant {name!r} has an impossible value for {'.'.join(keys)!r}.",
-        where=where,
-        expected=first["msg"],
-        found=repr(first["input"]),
-        usage=True,
-    )
-
-
-def _keys_at(path: list[str]) -> list[str]:
-    """The keys that the schema knows at a place in a row."""
-    schema: Any = Variant
-    for key in path:
-        hint = get_type_hints(schema)[key]
-        schema = next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), hint)
-    return [field.name for field in fields(schema)]
+    Raises:
+        Problem: the variant has no temporal terms, or there is no such control.
+    """
+    name = f"{variant.name}+{control}"
+    temporal = variant.objective.temporal
+    if control not in get_args(Control):
+        raise Problem(
+            f"There is no control {control!r}.",
+            where=name,
+            expected=" or ".join(f"{variant.name}+{known}" for known in get_args(Control)),
+            found=name,
+            usage=True,
+        )
+    if temporal is None or variant.control is not None:
+        raise Problem(
+            f"{variant.name} has no temporal terms to control for.",
+            where=name,
+            expected="a row of the table with objective.temporal",
+            found=variant.name,
+            usage=True,
+        )
+    objective = variant.objective
+    if control == "no-temporal":
+        scales = tuple(replace(scale, weight=0.0) for scale in temporal.scales)
+        objective = replace(objective, temporal=replace(temporal, scales=scales))
+    return replace(variant, name=name, objective=objective, control=control)  # type: ignore[arg-type]

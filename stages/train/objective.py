@@ -11,7 +11,8 @@ from torch import Tensor
 from stages.sae.codes import Codes
 from stages.sae.model import SAE
 from stages.sae.variant import ObjectiveRow
-from stages.train.schedule import Ramp
+from stages.train.schedule import Boost, Ramp
+from stages.train.temporal import Consistency, TemporalTerms
 
 
 class Batch(NamedTuple):
@@ -34,17 +35,25 @@ class Evaluated(NamedTuple):
     """Weighted loss terms by name; the loss is their sum."""
     codes: Codes
     """The codes."""
+    error: Float[Tensor, "batch seq d_in"]
+    """Inputs minus reconstruction, without gradient."""
+    consistency: Consistency | None
+    """The temporal terms; None where the objective has none at this step."""
 
 
 class Objective:
     """The loss of a row of the table."""
 
-    def __init__(self, row: ObjectiveRow) -> None:
+    def __init__(self, row: ObjectiveRow, seed: int) -> None:
         self.row = row
         self.l1_ramp = Ramp(row.l1_warmup)
+        boost = row.reconstruction_boost
+        self.boost = Boost(boost.factor, boost.hold, boost.back) if boost else Boost(1.0, 0, 0)
+        self.temporal = TemporalTerms(row.temporal, seed) if row.temporal else None
         weights = {"reconstruction": 1.0, "l1": row.l1, "aux": row.aux}
         self.terms = [name for name, weight in weights.items() if weight]
-        """Names of the terms that this objective may have; `aux` only appears while there are dead latents."""
+        """Names of the terms that this objective may have: some appear late, `aux` while there are dead latents."""
+        self.terms += self.temporal.names if self.temporal else []
 
     def l1_at(self, step: int) -> float:
         """The weight of the L1 term at a step."""
@@ -54,12 +63,15 @@ class Objective:
         """Encode, decode and weigh. A term without weight is not computed."""
         codes = sae.sparse_codes(batch.x, batch.segments)
         error = batch.x - sae.decode_sparse(codes)
-        terms = {"reconstruction": squared_norm(error, batch)}
+        terms = {"reconstruction": self.boost.at(step) * squared_norm(error, batch)}
         if self.row.l1:
             terms["l1"] = self.l1_at(step) * kept_mean(codes.total(), batch)
         if self.row.aux and bool(dead.any()):
             terms["aux"] = self.row.aux * auxiliary(sae, batch, error.detach(), dead)
-        return Evaluated(terms, codes)
+        consistency = self.temporal(codes.dense(), batch.segments, step) if self.temporal else None
+        if consistency is not None:
+            terms |= consistency.terms
+        return Evaluated(terms, codes, error.detach(), consistency)
 
 
 def kept_mean(values: Float[Tensor, "batch seq"], batch: Batch) -> Float[Tensor, ""]:

@@ -7,6 +7,10 @@ from torch import Tensor
 
 from stages.sae.model import SAE
 from stages.sae.variant import OptimizerRow
+from stages.train.randomness import generator_at
+
+NOISE_DECAY = 0.55
+"""Exponent with which the variance of gradient noise falls with the steps (Neelakantan et al. 2015, eq. 1)."""
 
 
 class Optimiser:
@@ -16,9 +20,11 @@ class Optimiser:
     step: otherwise the L1 term could be lowered by longer rows and smaller codes.
     """
 
-    def __init__(self, row: OptimizerRow, sae: SAE) -> None:
+    def __init__(self, row: OptimizerRow, sae: SAE, seed: int) -> None:
         self.sae = sae
+        self.seed = seed
         self.clip = row.clip
+        self.noise = row.noise
         self.parameters = dict(sae.named_parameters())
         self.adam = torch.optim.Adam(self.parameters.values(), lr=row.lr, betas=(0.9, 0.999), fused=True)
 
@@ -32,8 +38,8 @@ class Optimiser:
             self.sae.W_dec.div_(self.sae.W_dec.norm(dim=-1, keepdim=True))
 
     @torch.no_grad()
-    def prepare_gradients(self) -> Tensor:
-        """Project the decoder's gradient and clip; returns the norm of all gradients before clipping."""
+    def prepare_gradients(self, step: int) -> Tensor:
+        """Project the decoder's gradient, clip, add noise; returns the norm of all gradients before clipping."""
         gradient, rows = self.sae.W_dec.grad, self.sae.W_dec
         assert gradient is not None, "prepare_gradients comes after backward"
         parallel = torch.linalg.vecdot(gradient, rows).unsqueeze(-1)
@@ -42,7 +48,16 @@ class Optimiser:
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.clip, norm)
+        if self.noise is not None and step < self.noise.steps:
+            self._add_noise(gradients, self.noise.scale / (1 + step) ** (NOISE_DECAY / 2), step)
         return norm
+
+    def _add_noise(self, gradients: list[Tensor], scale: float, step: int) -> None:
+        """Normal noise whose standard deviation is `scale` root mean squares of each parameter's gradient."""
+        generator = generator_at(self.seed, step, "gradient noise")
+        for gradient in gradients:
+            noise = torch.randn(gradient.shape, generator=generator).to(gradient.device)
+            gradient.addcmul_(noise, gradient.square().mean().sqrt(), value=scale)
 
     def state(self) -> dict[str, Tensor]:
         """Adam's moments and counts by parameter, for a checkpoint."""

@@ -8,6 +8,7 @@ import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import stages.sae
@@ -17,6 +18,7 @@ from stages.train.config import TrainConfig
 from stages.train.schedule import ends_of_schedules
 from store import ActivationStore
 from store.files import digest
+from store.pairs import pairs_by_lag
 from store.problem import Problem
 
 SCHEDULED_SHARE = 0.75
@@ -107,6 +109,7 @@ def check_plan(config: TrainConfig, store: ActivationStore, layer: int) -> Train
             do="harvest more tokens, or train with smaller batches",
         )
     _check_statistics(store, layer)
+    _check_pairs(config, store)
     return make_plan(config.steps, config.batch_rows * store.context)
 
 
@@ -123,6 +126,24 @@ def _check_schedules(config: TrainConfig) -> None:
                 found=f"{config.steps} steps",
                 do=f"train with --steps {needed} or more",
                 usage=True,
+            )
+
+
+def _check_pairs(config: TrainConfig, store: ActivationStore) -> None:
+    """Refuse temporal terms at lags at which the store's documents have no pairs."""
+    temporal = config.variant.objective.temporal
+    if temporal is None:
+        return
+    counts = pairs_by_lag(store.document(store.rows("train")))
+    for scale in temporal.scales:
+        first, last = scale.lags
+        if scale.weight and not counts[first : last + 1].any():
+            raise Problem(
+                f"{config.variant.name}: the temporal term {scale.name!r} has weight but would see no pairs.",
+                where=store.path,
+                expected=f"documents with two tokens {first} to {last} apart in one sequence",
+                found=f"none {np.flatnonzero(counts)[-1] + 1} apart or more",
+                do="harvest longer documents or a longer context, or give the scale the weight 0",
             )
 
 

@@ -39,9 +39,34 @@ class LearningRate:
         return self.peak * self.warmup.at(step) * fall
 
 
+@dataclass(frozen=True)
+class Boost:
+    """A factor that is held at first and then goes linearly to 1."""
+
+    factor: float
+    """The factor at first."""
+    hold: int
+    """Steps with it."""
+    back: int
+    """Steps from it to 1."""
+
+    def at(self, step: int) -> float:
+        """The factor at a step, counted from 0."""
+        if step < self.hold:
+            return self.factor
+        done = min(1.0, (step - self.hold) / self.back) if self.back else 1.0
+        return self.factor + (1.0 - self.factor) * done
+
+
 def ends_of_schedules(variant: Variant) -> dict[str, int]:
     """The step at which each schedule of a variant is over, by its key in the table. The final decay is not one."""
-    return {
-        "optimizer.warmup": variant.optimizer.warmup,
-        "objective.l1_warmup": variant.objective.l1_warmup,
-    }
+    objective, optimizer = variant.objective, variant.optimizer
+    ends = {"optimizer.warmup": optimizer.warmup, "objective.l1_warmup": objective.l1_warmup}
+    if objective.reconstruction_boost is not None:
+        boost = objective.reconstruction_boost
+        ends["objective.reconstruction_boost"] = boost.hold + boost.back
+    if objective.temporal is not None:
+        ends["objective.temporal"] = objective.temporal.delay + objective.temporal.ramp
+    if optimizer.noise is not None:
+        ends["optimizer.noise"] = optimizer.noise.steps
+    return ends

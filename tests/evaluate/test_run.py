@@ -15,13 +15,14 @@ import torch
 import yaml
 
 import store as stores
+from stages.evaluate import consistency, signals
 from stages.evaluate import run as run_module
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.run import evaluate
 from stages.language_model.config import ModelConfig
 from stages.language_model.model import LanguageModel, load
 from stages.language_model.splice import Splice
-from stages.sae.variant import load_variants
+from stages.sae.table import load_variants
 from stages.train.config import TrainConfig
 from stages.train.loop import train
 from store import ActivationStore, StoreSpec, StoreWriter
@@ -122,23 +123,67 @@ def test_batches_follow_from_the_heldout_rows_and_tokens_are_reported(scene: Sce
     assert summary["ce_loss_score_se"] > 0
 
 
-def test_together_or_alone_and_again_give_the_same_bytes(scene: Scene, tmp_path: Path) -> None:
+def test_together_or_alone_and_again_give_the_same_bytes(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consistency, "MIN_PAIRS", 5)
+    monkeypatch.setattr(signals, "MIN_FIRINGS", 1)
     evaluate_all(scene, tmp_path / "together")
     [alone] = evaluate([(scene.runs["topk"], tmp_path / "alone")], scene.store.path, scene.lm_config, CONFIG)
     assert alone.did == "evaluated"
-    for file in ("core.json", "summary.json"):
+    for file in ("core.json", "summary.json", "temporal.json"):
         assert (tmp_path / "alone" / file).read_bytes() == (tmp_path / "together/topk" / file).read_bytes()
-    assert set(alone.facts()) >= {"explained variance", "L0", "dead latents", "tokens"}
+    assert set(alone.facts()) >= {"explained variance", "L0", "dead latents", "tokens", "TCS short", "TCS long"}
+    assert "inputs permuted" in alone.facts()["TCS short"]
+    temporal = json.loads((tmp_path / "alone" / "temporal.json").read_text())
+    assert temporal["measures"]["codes"]["tcs"]["short"] == alone.summary["tcs_short"] is not None
+    other = json.loads((tmp_path / "together/baseline/temporal.json").read_text())
+    assert other["measures"]["codes"] != temporal["measures"]["codes"]
+    assert other["measures"]["activations"] == temporal["measures"]["activations"]
+
+
+def test_temporal_json_and_its_numbers_in_the_summary(scene: Scene, tmp_path: Path) -> None:
+    evaluate_all(scene, tmp_path)
+    core, summary, temporal = (
+        json.loads((tmp_path / "topk" / f"{name}.json").read_text()) for name in ("core", "summary", "temporal")
+    )
+    assert temporal["format"] == "tsae-temporal"
+    assert temporal["fingerprint"] == core["eval_result_unstructured"]["fingerprint"]
+    assert temporal["tokens"] == summary["variance_tokens"]
+    assert temporal["rows"] == 12
+    assert len(temporal["pairs"]) == CONTEXT - 1
+    assert temporal["scales"]["medium"] == {"lags": [5, 16], "used": []}  # 12 rows have fewer than 1,000 pairs
+    assert set(temporal["measures"]) == {
+        *("codes", "codes_inputs_permuted", "codes_permuted"),
+        *("untrained", "untrained_inputs_permuted", "activations", "activations_permuted"),
+    }
+    for measure in temporal["measures"].values():
+        assert set(measure) == {
+            *("latents", "tokens", "tcs", "tcs_se", "tcs_binary", "autocorrelation", "autocorrelation_firing_weighted"),
+            *("slowness", "fsm_support", "fsm_magnitude", "persistence", "smoothness"),
+        }
+        assert set(measure["tcs"]) == {"short", "medium", "long"}
+        assert len(measure["autocorrelation"]) == CONTEXT - 1
+        assert set(measure["persistence"]) == {"1", "4", "16", "64"}
+    suffixes = ["", "_inputs_permuted", "_codes_permuted", "_untrained", "_activations"]
+    expected = {f"{name}{s}" for name in ("tcs_short", "tcs_medium", "tcs_long") for s in [*suffixes, "_se"]}
+    expected |= {f"{name}{s}" for name in ("slowness", "smoothness") for s in suffixes}
+    expected |= {f"{name}{s}" for name in ("fsm_support", "fsm_magnitude") for s in suffixes[:-1]}
+    found = {n for n in summary if n.startswith(("tcs_", "slowness", "smoothness", "fsm_"))}
+    assert found == expected
+    assert summary["tcs_short"] is None
+    assert summary["smoothness"] > 0
 
 
 def test_a_second_call_does_nothing_until_something_changes(
     scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate_all(scene, tmp_path)
-    (tmp_path / "topk" / "core.json").write_text("torn")
     pairs = [(folder, tmp_path / name) for name, folder in scene.runs.items()]
-    again = evaluate(pairs, scene.store.path, scene.lm_config, CONFIG)
-    assert {r.name: r.did for r in again} == {"baseline/seed0": "finished before", "topk/seed0": "evaluated"}
+    for file in ("core.json", "temporal.json"):
+        (tmp_path / "topk" / file).write_text("torn")
+        again = evaluate(pairs, scene.store.path, scene.lm_config, CONFIG)
+        assert {r.name: r.did for r in again} == {"baseline/seed0": "finished before", "topk/seed0": "evaluated"}
 
     def never(*_: object) -> None:
         raise AssertionError("the model was loaded for nothing")

@@ -89,3 +89,64 @@ def test_absent_table(tmp_path: Path) -> None:
 def test_changing_one_number_changes_one_row(tmp_path: Path) -> None:
     table, other = load_variants(TABLE), load_variants(changed(tmp_path, "optimizer", "lr", value=5e-4))
     assert {name for name in table if table[name] != other[name]} == {"topk"}
+
+
+def test_temporal_rows_have_controls() -> None:
+    table = load_variants(TABLE)
+    row, without = table["warmup2000"], find_variant(table, "warmup2000+no-temporal")
+    assert row.objective.temporal is not None and without.objective.temporal is not None
+    assert [scale.weight for scale in row.objective.temporal.scales] == [0.01, 0.005, 0.001]
+    assert [scale.weight for scale in without.objective.temporal.scales] == [0, 0, 0]
+    assert (without.name, without.control, row.control) == ("warmup2000+no-temporal", "no-temporal", None)
+    permuted = find_variant(table, "warmup2000+permuted")
+    assert (permuted.objective, permuted.control) == (row.objective, "permuted")
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "expected"),
+    [
+        ("topk+no-temporal", "no temporal terms", "objective.temporal"),
+        ("warmup2000+nothing", "no control 'nothing'", "warmup2000+no-temporal or warmup2000+permuted"),
+        ("warmup2000+permuted+permuted", "no control", "warmup2000+permuted"),
+        ("cooldown+permuted", "no variant 'cooldown", "warmup2000"),
+    ],
+)
+def test_controls_that_do_not_exist(name: str, what: str, expected: str) -> None:
+    with pytest.raises(Problem, match=what) as mistake:
+        find_variant(load_variants(TABLE), name)
+    assert expected in str(mistake.value.expected) and mistake.value.exit_status == 2
+
+
+def test_a_control_in_the_table_is_an_alias_of_its_row(tmp_path: Path) -> None:
+    table = yaml.safe_load(TABLE.read_text())
+    table["warmup2000+no-temporal"]["of"] = {**table["warmup2000"], "source": "elsewhere"}
+    (tmp_path / "variants.yaml").write_text(yaml.safe_dump(table))
+    with pytest.raises(Problem, match="is not the alias of a row") as mistake:
+        load_variants(tmp_path / "variants.yaml")
+    assert mistake.value.expected == "warmup2000+no-temporal: {of: *warmup2000}"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "where"),
+    [
+        (("temporal", "scales", 1, "lags"), [0, 4], "objective.temporal.scales.1.lags.0"),
+        (("temporal", "scales", 1, "lags"), [9, 4], "objective.temporal.scales.1"),
+        (("temporal", "scales"), [], "objective.temporal.scales"),
+        (("temporal", "scales", 0, "height"), 1, "unknown key 'height'"),
+        (("temporal", "buffers", "mixing"), 1.5, "objective.temporal.buffers.mixing"),
+        (("temporal", "latent_weights"), "entropy", "objective.temporal.latent_weights"),
+        (("reconstruction_boost", "factor"), 0, "objective.reconstruction_boost.factor"),
+    ],
+)
+def test_mistakes_in_a_temporal_row_are_named(
+    path: tuple[str | int, ...], value: Any, where: str, tmp_path: Path
+) -> None:
+    table = yaml.safe_load(TABLE.read_text())
+    place = table["warmup2000"]["objective"]
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    (tmp_path / "variants.yaml").write_text(yaml.safe_dump(table))
+    with pytest.raises(Problem) as mistake:
+        load_variants(tmp_path / "variants.yaml")
+    assert where in str(mistake.value) and mistake.value.exit_status == 2

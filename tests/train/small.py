@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 import store
-from stages.sae import Normalisation, Variant, load_variants
+from stages.sae import Normalisation, Variant, find_variant, load_variants
+from stages.sae.variant import BoostRow, NoiseRow
 from stages.train import TrainConfig
 from store.manifest import StoreSpec
 from store.statistics import Statistics
@@ -86,6 +87,26 @@ def single_thread() -> None:
     torch.set_num_threads(1)
 
 
+def temporal(name: str = "warmup2000", delay: int = 3, ramp: int = 4, weight: float = 1.0, **numbers: Any) -> Variant:
+    """A temporal row with lags that fit these sequences, short schedules, and its weights times `weight`."""
+    base = load_variants(TABLE)[name.partition("+")[0]].objective.temporal
+    assert base is not None
+    lags = ((1, 2), (3, 5), (6, 10))
+    scales = tuple(
+        replace(scale, lags=lag, weight=weight * scale.weight) for scale, lag in zip(base.scales, lags, strict=True)
+    )
+    row = variant(
+        name.partition("+")[0],
+        temporal=replace(base, scales=scales, delay=delay, ramp=ramp),
+        reconstruction_boost=BoostRow(2.0, delay, ramp),
+        noise=NoiseRow(0.01, delay),
+        **numbers,
+    )
+    return find_variant({row.name: row}, name)
+
+
 def killed_config(kind: str) -> TrainConfig:
     """The training of the tests that kill it: dead latents come and go, so that every counter matters."""
-    return config(variant(kind, lr=3e-3, dead_after_tokens=300), steps=60)
+    numbers = {"lr": 3e-3, "dead_after_tokens": 300}
+    row = temporal(delay=10, ramp=25, **numbers) if kind == "warmup2000" else variant(kind, **numbers)
+    return config(row, steps=60)

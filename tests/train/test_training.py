@@ -117,7 +117,7 @@ def test_metrics_say_what_they_measure(activations: store.ActivationStore) -> No
     config = small.config(small.variant("baseline"))
     trainer = Trainer(config, make_plan(30, 48), small.normalisation(activations.statistics(small.LAYER)))
     windows = activations.windows(small.LAYER, "train", 4, 0).batch(0)
-    batch = trainer.batch(windows)
+    batch = trainer.batch(0, windows)
     with torch.no_grad():
         codes = trainer.sae.encode(batch.x)[batch.keep]
         error = (batch.x - trainer.sae(batch.x))[batch.keep]
