@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline import console
 from pipeline.params import read_params, with_model
 from pipeline.paths import Project
+from store.files import write_json
 
 
 def run(name: str | None, runs: Sequence[Path], folder: Path | None, model: str | None) -> None:
@@ -17,7 +18,8 @@ def run(name: str | None, runs: Sequence[Path], folder: Path | None, model: str 
     project = Project.here()
     params = read_params(project.root)
     profile = with_model(params.named(name), model)
-    runs = runs or [project.run(profile, v, s) for v in params.run.variants for s in params.run.seeds]
+    asked = [project.run(profile, v, s) for v in params.run.variants for s in params.run.seeds]
+    runs = runs or asked
     with console.progress() as progress:
         results = evaluate(
             [(run, project.results(profile, run)) for run in runs],
@@ -26,6 +28,8 @@ def run(name: str | None, runs: Sequence[Path], folder: Path | None, model: str 
             profile.evaluate,
             progress=progress,
         )
+    if runs == asked:
+        write_json(project.metrics(profile), {result.name: result.summary for result in results})
     for run, result in zip(runs, results, strict=True):
         print(f"{project.show(project.results(profile, run))}: {result.did}")
         console.print_facts(result.facts())

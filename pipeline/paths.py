@@ -46,6 +46,10 @@ class Project:
         inside = place.relative_to(runs) if place.is_relative_to(runs) else Path(place.name)
         return self.root / "results" / profile.name / inside
 
+    def metrics(self, profile: Profile) -> Path:
+        """`results/<profile>.json`: the numbers of all runs that params.yaml asks for, in one file."""
+        return self.root / "results" / f"{profile.name}.json"
+
     def report(self, profile: Profile) -> Path:
         """`report/<profile>`."""
         return self.root / "report" / profile.name

@@ -14,7 +14,7 @@ import yaml
 from pipeline.app import main
 from tests.tiny import SENTENCES, tiny_model_folder
 
-VARIANTS = {
+VARIANTS: dict[str, dict] = {
     "baseline": {
         "source": "a test",
         "reading": "small numbers",
@@ -30,6 +30,21 @@ VARIANTS = {
         "optimizer": {"name": "adam", "lr": 3e-3, "warmup": 5, "decay": 0.2, "clip": 1.0},
     },
 }
+VARIANTS["slow"] = {
+    **VARIANTS["baseline"],
+    "objective": {
+        **VARIANTS["baseline"]["objective"],
+        "temporal": {
+            "scales": [{"name": "short", "lags": [1, 4], "weight": 0.01}],
+            "delay": 10,
+            "ramp": 10,
+            "latent_weights": "variance",
+            "variance_threshold": 0.01,
+            "threshold_unit": "mean_variance",
+        },
+    },
+}
+VARIANTS["slow+no-temporal"] = {"of": VARIANTS["slow"]}
 
 
 def write_corpus(path: Path, documents: int = 120, seed: int = 0) -> Path:

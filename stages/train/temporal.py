@@ -117,9 +117,10 @@ class TemporalTerms:
         if not strength or not self.scales:
             return None
         latents = latent_weights(codes.detach(), segments >= 0, self.row)
-        quadratics = [self._pairs(scale, segments, strength, codes.dtype) for scale in self.scales]
+        within = same_document(segments)
+        quadratics = [self._pairs(scale, within, strength, codes.dtype) for scale in self.scales]
         if self.row.buffers is not None:
-            quadratics += self._memories(codes, segments, strength, step, latents)
+            quadratics += self._memories(codes, within, strength, step, latents)
         values = _Consistency.apply(codes, latents.weights, quadratics)
         return Consistency(dict(zip((q.name for q in quadratics), values, strict=True)), quadratics, latents)
 
@@ -145,15 +146,15 @@ class TemporalTerms:
         return found
 
     def _pairs(
-        self, scale: ScaleRow, segments: Int[Tensor, "batch seq"], strength: float, dtype: torch.dtype
+        self, scale: ScaleRow, within: Bool[Tensor, "batch seq seq"], strength: float, dtype: torch.dtype
     ) -> Quadratic:
-        pairs = pair_graph(segments, *scale.lags)
+        pairs = within & (lags_of(within).abs() >= scale.lags[0]) & (lags_of(within).abs() <= scale.lags[1])
         count = int(pairs.sum()) // 2
         if count == 0:
             raise Problem(
                 f"The temporal term {scale.name!r} has weight but saw no pairs in a batch.",
                 expected=f"two tokens of one document {scale.lags[0]} to {scale.lags[1]} apart",
-                found=f"{segments.shape[0]} windows of {segments.shape[1]} tokens without such a pair",
+                found=f"{within.shape[0]} windows of {within.shape[1]} tokens without such a pair",
                 do="harvest longer documents or a longer context, or lower the scale's smallest lag",
             )
         factor = strength * scale.weight / count
@@ -162,7 +163,7 @@ class TemporalTerms:
     def _memories(
         self,
         codes: Float[Tensor, "batch seq d_sae"],
-        segments: Int[Tensor, "batch seq"],
+        within: Bool[Tensor, "batch seq seq"],
         strength: float,
         step: int,
         latents: LatentWeights,
@@ -174,7 +175,7 @@ class TemporalTerms:
         generator = generator_at(self.seed, step, "buffers")
         found = []
         for scale in self.scales:
-            memory, left = memory_of(segments, scale.lags[0], mixing, codes.dtype)
+            memory, left = memory_of(within, scale.lags[0], mixing, codes.dtype)
             counted = left < 1
             count = max(1, int(counted.sum()))
             operator = torch.diag_embed(counted.to(codes.dtype)) - memory
@@ -185,12 +186,15 @@ class TemporalTerms:
         return found
 
 
-def pair_graph(segments: Int[Tensor, "batch seq"], first: int, last: int) -> Bool[Tensor, "batch seq seq"]:
-    """Which positions of a window are `first` to `last` apart within one document, in both directions."""
-    position = torch.arange(segments.shape[1], device=segments.device)
-    lag = (position[:, None] - position).abs()
-    same = (segments[:, :, None] == segments[:, None]) & (segments >= 0)[:, :, None]
-    return same & (lag >= first) & (lag <= last)
+def same_document(segments: Int[Tensor, "batch seq"]) -> Bool[Tensor, "batch seq seq"]:
+    """Which positions of a window share a document."""
+    return (segments[:, :, None] == segments[:, None]) & (segments >= 0)[:, :, None]
+
+
+def lags_of(within: Bool[Tensor, "batch seq seq"]) -> Int[Tensor, "seq seq"]:
+    """How far row t of such a matrix lies behind column s: t - s."""
+    position = torch.arange(within.shape[1], device=within.device)
+    return position[:, None] - position
 
 
 def laplacian(adjacency: Float[Tensor, "batch seq seq"]) -> Float[Tensor, "batch seq seq"]:
@@ -199,16 +203,15 @@ def laplacian(adjacency: Float[Tensor, "batch seq seq"]) -> Float[Tensor, "batch
 
 
 def memory_of(
-    segments: Int[Tensor, "batch seq"], lag: int, mixing: float, dtype: torch.dtype
+    within: Bool[Tensor, "batch seq seq"], lag: int, mixing: float, dtype: torch.dtype
 ) -> tuple[Float[Tensor, "batch seq seq"], Float[Tensor, "batch seq"]]:
     """What a buffer holds at each token: weights of earlier codes of the document, and of its initial value.
 
     The buffer starts anew with each document and takes in codes with a delay: at token t it is the running mean
     `m <- (1 - mixing) m + mixing h` over the document's codes up to t - lag.
     """
-    position = torch.arange(segments.shape[1], device=segments.device)
-    age = position[:, None] - position - lag
-    earlier = (segments[:, :, None] == segments[:, None]) & (segments >= 0)[:, :, None] & (age >= 0)
+    age = lags_of(within) - lag
+    earlier = within & (age >= 0)
     memory = earlier * (mixing * (1 - mixing) ** age.clamp(min=0).to(dtype))
     return memory, (1 - mixing) ** earlier.sum(-1).to(dtype)
 

@@ -76,21 +76,30 @@ def dvc(tmp_path: Path, tiny_model: Path) -> DvcProject:
 
 
 def test_what_runs_again_is_what_changed(dvc: DvcProject) -> None:
+    dvc.params["run"]["variants"] = ["topk", "slow", "slow+no-temporal"]
+    dvc.save()
     everything = {
         "harvest@tiny",
-        "train@tiny-baseline-0",
         "train@tiny-topk-0",
-        "evaluate@tiny-baseline-0",
-        "evaluate@tiny-topk-0",
+        "train@tiny-slow-0",
+        "train@tiny-slow+no-temporal-0",
+        "evaluate@tiny",
         "report@tiny",
     }
     assert set(dvc.repro()) == everything
     root = store.open(dvc.root / "data/stores/tiny-L1").root
     assert dvc.repro() == []
     table = yaml.safe_load((dvc.root / "variants.yaml").read_text())
+    kept = dvc.root / "results/tiny/slow/seed0/core.json"
+    before = kept.stat().st_mtime_ns, kept.read_bytes()
     table["topk"]["optimizer"]["lr"] = 2e-3
     (dvc.root / "variants.yaml").write_text(yaml.safe_dump(table))
-    assert dvc.repro() == ["train@tiny-topk-0", "evaluate@tiny-topk-0", "report@tiny"]
+    assert dvc.repro() == ["train@tiny-topk-0", "evaluate@tiny", "report@tiny"]
+    assert (kept.stat().st_mtime_ns, kept.read_bytes()) == before, "only topk was evaluated again"
+    table["slow"]["optimizer"]["lr"] = 2e-3  # and with it, by the alias, that of its control
+    (dvc.root / "variants.yaml").write_text(yaml.safe_dump(table))
+    ran = dvc.repro()
+    assert set(ran) == {"train@tiny-slow-0", "train@tiny-slow+no-temporal-0", "evaluate@tiny", "report@tiny"}
     dvc.params["profile"] = "deeper"
     dvc.save()
     assert {name.split("@")[1].split("-")[0] for name in dvc.repro()} == {"deeper"}
