@@ -1,6 +1,6 @@
-"""One evaluation as files: SAEBench's core JSON, and flat numbers for DVC.
+"""One evaluation as files: SAEBench's core JSON, temporal metrics, and flat numbers for DVC.
 
-Both are functions of what was evaluated alone, so that evaluating again changes no byte: `eval_id` is a
+All are functions of what was evaluated alone, so that evaluating again changes no byte: `eval_id` is a
 UUID of the evaluation's fingerprint, `datetime_epoch_millis` is 0, and the clock goes to
 `<folder>.run.json` beside the folder.
 """
@@ -15,15 +15,18 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from stages.evaluate.consistency import SCALES
 from stages.evaluate.features import misc_metrics
 from stages.evaluate.heldout import HeldoutBatches
 from stages.evaluate.splicing import Splicing
+from stages.evaluate.temporal import Temporal
 from stages.evaluate.trained_run import TrainedRun
 from stages.evaluate.variance import Variance
 from store import ActivationStore
 
 CORE = "core.json"
 SUMMARY = "summary.json"
+TEMPORAL = "temporal.json"
 DEFINITIONS = "tsae-pipeline, by the definitions of SAEBench 0.6.0"
 """Stands where SAEBench writes the commit of the folder that it was started in."""
 DECIMALS = 10
@@ -56,6 +59,8 @@ class Evaluation:
     """Sparsity and variance metrics."""
     splicing: Splicing
     """Metrics of the spliced language model."""
+    temporal: Temporal
+    """Temporal metrics, their nulls and references."""
     latents: dict[str, Float[Tensor, " d_sae"]]
     """Metrics of single latents by SAEBench's names."""
     batches: HeldoutBatches
@@ -143,6 +148,7 @@ class Evaluation:
             "l2_ratio": variance["l2_ratio"],
             **splicing,
             **errors,
+            **self.temporal.summary(),
             "variance_tokens": self.variance.tokens,
             "reconstruction_tokens": self.splicing.tokens,
         }
@@ -153,7 +159,7 @@ def facts(summary: dict[str, float | int | None]) -> dict[str, object]:
     """The numbers of a summary that a person reads first, formatted."""
 
     def number(name: str, form: str) -> str:
-        value = summary[name]
+        value = summary.get(name)
         return "does not exist" if value is None else format(value, form)
 
     return {
@@ -163,6 +169,11 @@ def facts(summary: dict[str, float | int | None]) -> dict[str, object]:
         "dead latents": f"{number('dead_latents', ',')} of {number('latents', ',')}",
         "CE score": f"{number('ce_loss_score', '.4f')} ± {number('ce_loss_score_se', '.4f')}",
         "KL score": f"{number('kl_div_score', '.4f')} ± {number('kl_div_score_se', '.4f')}",
+        **{
+            f"TCS {scale}": f"{number(f'tcs_{scale}', '.4f')} ± {number(f'tcs_{scale}_se', '.4f')} "
+            f"(inputs permuted {number(f'tcs_{scale}_inputs_permuted', '.4f')})"
+            for scale in SCALES
+        },
         "tokens": f"{number('variance_tokens', ',')} for variance and sparsity, "
         f"{number('reconstruction_tokens', ',')} others through the language model",
     }

@@ -11,8 +11,9 @@ from pathlib import Path
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.features import latent_metrics
 from stages.evaluate.heldout import HeldoutBatches
-from stages.evaluate.output import CORE, SUMMARY, Evaluation, facts
+from stages.evaluate.output import CORE, SUMMARY, TEMPORAL, Evaluation, facts
 from stages.evaluate.splicing import reconstruction
+from stages.evaluate.temporal import temporal
 from stages.evaluate.trained_run import TrainedRun
 from stages.evaluate.variance import sparsity_variance
 from stages.language_model.config import ModelConfig
@@ -25,7 +26,7 @@ from store.files import digest, write_json
 from store.problem import Problem
 from store.progress import SILENT, Progress
 
-METRICS_VERSION = 1
+METRICS_VERSION = 2
 """Raised whenever a change to this code changes a number, so that old results are not reused."""
 
 
@@ -59,7 +60,7 @@ def evaluate(
 
     Args:
         runs: pairs of a training's folder and the folder that receives its `core.json` (SAEBench's schema)
-            and `summary.json` (flat numbers).
+            `temporal.json` (temporal metrics, their nulls and references) and `summary.json` (flat numbers).
         store: the activation store that all of them were trained on.
         lm_config: the language model that made the store.
 
@@ -113,9 +114,9 @@ class _Task:
     def finished(self) -> bool:
         """Whether the results of this very evaluation are there."""
         try:
-            core = json.loads((self.out / CORE).read_text())
-            json.loads((self.out / SUMMARY).read_text())
-            return bool(core["eval_result_unstructured"]["fingerprint"] == self.fingerprint)
+            core, of_time, _ = (json.loads((self.out / name).read_text()) for name in (CORE, TEMPORAL, SUMMARY))
+            found = {core["eval_result_unstructured"]["fingerprint"], of_time["fingerprint"]}
+            return found == {self.fingerprint}
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
@@ -151,6 +152,8 @@ def _evaluate_layer(
     device = next(lm.model.parameters()).device
     saes = {task.key: task.trained.load().to(device) for task in tasks}
     variances = sparsity_variance(saes, store, layer, batches.variance, progress)
+    firings = {name: variance.firings for name, variance in variances.items()}
+    temporals = temporal(saes, firings, store, layer, batches.variance, progress)
     splicings = reconstruction(saes, Splice(lm, layer), store, batches.reconstruction, progress)
     seconds = round(time.monotonic() - begun, 1)
     model = {
@@ -161,8 +164,11 @@ def _evaluate_layer(
     for task in tasks:
         variance, splicing, out = variances[task.key], splicings[task.key], task.out
         latents = latent_metrics(saes[task.key], variance)
-        evaluation = Evaluation(task.fingerprint, task.trained, variance, splicing, latents, batches, model)
+        evaluation = Evaluation(
+            task.fingerprint, task.trained, variance, splicing, temporals[task.key], latents, batches, model
+        )
         write_json(out / SUMMARY, evaluation.summary())
+        write_json(out / TEMPORAL, evaluation.temporal.document(task.fingerprint))
         write_json(out / CORE, evaluation.core(store))
         clock = {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "seconds": seconds}
         write_json(out.with_name(out.name + ".run.json"), clock | {"runs_together": len(tasks)})

@@ -133,6 +133,11 @@ class Variance:
     """Tokens over rows at which a latent is > 0 (SAEBench's consistent_activation_heuristic); NaN if dead."""
 
     @property
+    def firings(self) -> Float[Tensor, " d_sae"]:
+        """Number of kept tokens at which a latent is > 0."""
+        return (self.density * self.tokens).round()
+
+    @property
     def dead_latents(self) -> int:
         """Latents that were > 0 at no kept token."""
         return int((self.density == 0).sum())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -66,6 +68,10 @@ class MemoryStore:
     @property
     def layers(self) -> dict[int, int]:
         return {self.layer: self.activations.shape[-1]}
+
+    def statistics(self, layer: int) -> SimpleNamespace:
+        kept = self.activations[torch.as_tensor(self.document_ >= 0)].double().numpy()
+        return SimpleNamespace(mean=kept.mean(0), scale=math.sqrt(kept.var(0).sum()))
 
     def read(self, layer: int, rows: np.ndarray, out: Tensor | None = None) -> Tensor:
         assert layer == self.layer

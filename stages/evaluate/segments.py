@@ -1,0 +1,70 @@
+"""Where the documents of a batch lie among its kept tokens."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from store.pairs import pairs_by_lag, runs_of
+
+
+class Segments:
+    """The kept tokens of a batch in stored order, `n` in all, and the runs of them that share a row and a document.
+
+    BOS and padding are not among them, so two tokens of one run lie as far apart here as in their row.
+    """
+
+    def __init__(self, document: Int[np.ndarray, "batch seq"], device: torch.device) -> None:
+        """`document` is -1 at BOS and padding."""
+        self.context = document.shape[1]
+        self.device = device
+        keep = document >= 0
+        self._runs = np.where(keep, runs_of(document) + self.context * np.arange(len(document))[:, None], -1)
+        self.positions = np.flatnonzero(keep)
+        """int64 [n]: where the kept tokens are in the flattened batch."""
+        _, lengths = np.unique(self._runs[keep], return_counts=True)
+        stops = lengths.cumsum()
+        self.spans = [(int(stop - length), int(stop)) for length, stop in zip(lengths, stops, strict=True)]
+        """First token of every run, and the one after its last."""
+        index = np.arange(len(self.positions))
+        self._before = torch.as_tensor(index - np.repeat(stops - lengths, lengths), device=device)
+        self._after = torch.as_tensor(np.repeat(stops, lengths) - 1 - index, device=device)
+
+    @cached_property
+    def pairs(self) -> Int[np.ndarray, " context"]:
+        """By lag, the pairs of tokens of one run so far apart; index 0 counts tokens."""
+        return pairs_by_lag(self._runs)
+
+    @cached_property
+    def heads(self) -> Float[Tensor, "context n"]:
+        """By lag, 1 at the tokens that are the first of a pair."""
+        return (self._after >= torch.arange(self.context, device=self.device)[:, None]).float()
+
+    @cached_property
+    def tails(self) -> Float[Tensor, "context n"]:
+        """By lag, 1 at the tokens that are the second of a pair."""
+        return (self._before >= torch.arange(self.context, device=self.device)[:, None]).float()
+
+    @cached_property
+    def ends(self) -> Float[Tensor, "context n"]:
+        """By lag, the number of pairs that a token is in."""
+        return self.heads + self.tails
+
+    @cached_property
+    def adjacent(self) -> Bool[Tensor, " n-1"]:
+        """Whether a token and the next one are of one run."""
+        return self._before[1:] > 0
+
+    def kept(self, values: Float[Tensor, "batch seq d"]) -> Float[Tensor, "n d"]:
+        """The values at kept tokens."""
+        return values.flatten(0, 1).index_select(0, torch.as_tensor(self.positions, device=self.device))
+
+    def order(self, permutation: Int[np.ndarray, "batch seq"]) -> Int[Tensor, " n"]:
+        """A permutation within documents (`store.pairs`), as one of the kept tokens."""
+        rows, columns = permutation.shape
+        source = (permutation + columns * np.arange(rows)[:, None]).flatten()[self.positions]
+        return torch.as_tensor(np.searchsorted(self.positions, source), device=self.device)

@@ -1,0 +1,127 @@
+"""The signals whose temporal metrics are measured: codes and activations, in order and permuted within documents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from stages.evaluate.consistency import Lags
+from stages.evaluate.measure import Measure, Meter
+from stages.evaluate.segments import Segments
+from stages.sae.model import SAE
+from store import ActivationStore
+from store.pairs import permutation_within_documents
+
+MIN_FIRINGS = 10
+"""Firings that a latent needs, on the windows as they are, to be counted."""
+PERMUTATION_SEED = 0
+"""Of the permutations, with the numbers of a batch's rows: the same for every SAE."""
+
+CODES = ("codes", "codes_inputs_permuted", "codes_permuted")
+"""Measures of a trained SAE."""
+UNTRAINED = ("untrained", "untrained_inputs_permuted")
+"""Measures of an untrained one."""
+ACTIVATIONS = ("activations", "activations_permuted")
+"""Measures without an SAE."""
+
+
+class Batch(NamedTuple):
+    """Rows of a store, in their order and permuted within documents."""
+
+    x: Float[Tensor, "batch seq d"]
+    """Raw activations."""
+    permuted: Float[Tensor, "batch seq d"]
+    """The same, permuted."""
+    document: Int[Tensor, "batch seq"]
+    """Documents of both."""
+    segments: Segments
+    """Where they lie."""
+    order: Int[Tensor, " n"]
+    """The permutation, of the kept tokens."""
+    steps: Float[Tensor, " n-1"]
+    """Distance of every kept token from the next."""
+    permuted_steps: Float[Tensor, " n-1"]
+    """The same after the permutation."""
+
+    @classmethod
+    def read(cls, store: ActivationStore, layer: int, rows: np.ndarray, device: torch.device) -> Batch:
+        """Read rows; the permutation depends on which they are and on nothing else."""
+        document = store.document(rows)
+        x = store.read(layer, rows).to(device).float()
+        rng = np.random.default_rng([PERMUTATION_SEED, *rows.tolist()])
+        permutation = permutation_within_documents(document, rng)
+        segments = Segments(document, device)
+        order = segments.order(permutation)
+        tokens = segments.kept(x)
+        index = torch.as_tensor(permutation, device=device)[..., None].expand_as(x)
+        documents = torch.as_tensor(document, device=device)
+        return cls(x, x.gather(1, index), documents, segments, order, _steps(tokens), _steps(tokens[order]))
+
+
+def _steps(tokens: Float[Tensor, "n d"]) -> Float[Tensor, " n-1"]:
+    return (tokens[1:] - tokens[:-1]).norm(dim=-1)
+
+
+class CodeMeters:
+    """The codes of one SAE: of the inputs in order, of permuted inputs, and (where asked for) permuted themselves.
+
+    All count the same latents, so that their difference is not one of selection. Permuted codes take their
+    inputs along: smoothness divides by the distance between the inputs that the codes came from.
+    """
+
+    def __init__(self, names: Sequence[str], sae: SAE, firings: Float[Tensor, " d_sae"], lags: Lags) -> None:
+        self._sae = sae
+        device = sae.W_dec.device
+        self._counted = (firings >= MIN_FIRINGS).nonzero()[:, 0].to(device)
+        self._meters = {name: Meter(lags, len(self._counted), device, fires=True) for name in names}
+
+    def add(self, batch: Batch) -> None:
+        """Encode and count one batch."""
+        in_order, inputs_permuted, *codes_permuted = self._meters.values()
+        codes = self._encode(batch.x, batch)
+        in_order.add(codes, batch.steps, batch.segments)
+        for meter in codes_permuted:
+            meter.add(codes[batch.order], batch.permuted_steps, batch.segments)
+        inputs_permuted.add(self._encode(batch.permuted, batch), batch.permuted_steps, batch.segments)
+
+    def _encode(self, x: Float[Tensor, "batch seq d"], batch: Batch) -> Float[Tensor, "n counted"]:
+        codes = self._sae.encode(x, segments=batch.document)
+        return batch.segments.kept(codes).index_select(1, self._counted)
+
+    def end_group(self) -> None:
+        """Tell the jackknife that a group of batches is complete."""
+        for meter in self._meters.values():
+            meter.end_group()
+
+    def finish(self) -> dict[str, Measure]:
+        """By name, the metrics of everything counted."""
+        return {name: meter.finish() for name, meter in self._meters.items()}
+
+
+class ActivationMeters:
+    """The activations in order and permuted; all dimensions count, as always active."""
+
+    def __init__(self, mean: Float[Tensor, " d"], lags: Lags) -> None:
+        self._mean = mean.float()
+        self._meters = [Meter(lags, len(mean), mean.device, fires=False) for _ in ACTIVATIONS]
+
+    def add(self, batch: Batch) -> None:
+        """Count one batch, centred: nothing measured depends on the mean, but float32 sums lose digits to it."""
+        tokens = batch.segments.kept(batch.x) - self._mean
+        in_order, permuted = self._meters
+        in_order.add(tokens, batch.steps, batch.segments)
+        permuted.add(tokens[batch.order], batch.permuted_steps, batch.segments)
+
+    def end_group(self) -> None:
+        """Tell the jackknife that a group of batches is complete."""
+        for meter in self._meters:
+            meter.end_group()
+
+    def finish(self) -> dict[str, Measure]:
+        """By name, the metrics of everything counted."""
+        return {name: meter.finish() for name, meter in zip(ACTIVATIONS, self._meters, strict=True)}

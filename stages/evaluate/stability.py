@@ -1,0 +1,81 @@
+"""How codes change from one token to the next: active sets, magnitudes, smoothness, persistence."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from stages.evaluate.lagged import LaggedSums
+from stages.evaluate.segments import Segments
+
+
+class FeatureStability:
+    """FSM over adjacent tokens of one document."""
+
+    def __init__(self) -> None:
+        self._jaccard, self._pairs = 0.0, 0
+        self._changes, self._both_active = 0.0, 0
+
+    def add(self, h: Float[Tensor, "n d"], active: Bool[Tensor, "n d"], segments: Segments) -> None:
+        """Count the kept tokens of one batch."""
+        both = active[1:] & active[:-1] & segments.adjacent[:, None]
+        size = active.float().sum(dim=1)  # several times faster than the sum of booleans
+        shared = both.float().sum(dim=1)
+        union = (size[1:] + size[:-1] - shared) * segments.adjacent
+        self._jaccard += float((shared[union > 0].double() / union[union > 0]).sum())
+        self._pairs += int((union > 0).sum())
+        first = both.flatten().nonzero()[:, 0]
+        earlier, later = h.flatten()[first], h.flatten()[first + h.shape[1]]
+        self._changes += float(((later - earlier).abs() / (later + earlier)).double().sum())
+        self._both_active += len(first)
+
+    @property
+    def support(self) -> float:
+        """Mean Jaccard index of the active sets of adjacent tokens, where not both are empty."""
+        return self._jaccard / self._pairs if self._pairs else math.nan
+
+    @property
+    def magnitude(self) -> float:
+        """1 - mean |h_{t+1} - h_t| / (h_{t+1} + h_t) over adjacent tokens and latents that are active at both."""
+        return 1 - self._changes / self._both_active if self._both_active else math.nan
+
+
+class Smoothness:
+    """Activation smoothness of the T-SAE paper (arXiv 2511.05541, `lipschitz_cont` in its code): lower is smoother.
+
+    In a sequence, for each latent active in it, the largest |h_t - h_{t-1}| / ||x_t - x_{t-1}||; the mean of these,
+    then the mean over sequences. A sequence is a document's tokens in one row, two or more. A step of length 0
+    counts as no change.
+    """
+
+    def __init__(self) -> None:
+        self._sum, self._sequences = 0.0, 0
+
+    def add(
+        self, h: Float[Tensor, "n d"], active: Bool[Tensor, "n d"], steps: Float[Tensor, " n-1"], segments: Segments
+    ) -> None:
+        """Count the kept tokens of one batch; `steps` are the distances between inputs of adjacent tokens."""
+        rates = (h[1:] - h[:-1]).abs_().mul_(steps.reciprocal().where(steps > 0, 0)[:, None])
+        for start, stop in segments.spans:
+            present = active[start:stop].any(dim=0)
+            if stop - start > 1 and bool(present.any()):
+                self._sum += float(rates[start : stop - 1].amax(dim=0)[present].double().mean())
+                self._sequences += 1
+
+    @property
+    def mean(self) -> float:
+        """Mean over sequences; NaN without any."""
+        return self._sum / self._sequences if self._sequences else math.nan
+
+
+def persistence(active: LaggedSums, pairs: Int[np.ndarray, " context"], lag: int) -> float:
+    """Mean over latents of P(a_{t+lag} = 1 | a_t = 1) - P(a_{t+lag} = 1 | a_t = 0), a two-state chain's lambda^lag.
+
+    A latent for which a condition never holds does not count.
+    """
+    on, later, both = active.heads[lag], active.tails[lag], active.products[lag]
+    return float((both / on - (later - both) / (pairs[lag] - on)).nan_to_num(torch.nan, torch.nan, torch.nan).nanmean())

@@ -1,0 +1,115 @@
+"""Temporal metrics of SAEs on heldout activations, beside the nulls and references that give them a meaning.
+
+A score means little alone, because text is consistent by itself. What the order of tokens contributes shows against
+the same windows permuted within documents, what training contributes against an SAE that was only initialised, and
+what was there before any SAE in the activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stages.evaluate import consistency
+from stages.evaluate.consistency import SCALES, Lags, groups_of
+from stages.evaluate.measure import Measure
+from stages.evaluate.segments import Segments
+from stages.evaluate.signals import CODES, UNTRAINED, ActivationMeters, Batch, CodeMeters
+from stages.evaluate.untrained import count_firings, kind, untrained
+from stages.sae.model import SAE
+from stages.sae.normalisation import Normalisation
+from store import ActivationStore
+from store.progress import SILENT, Progress
+
+SUFFIXES = {
+    "codes": "",
+    "codes_inputs_permuted": "_inputs_permuted",
+    "codes_permuted": "_codes_permuted",
+    "untrained": "_untrained",
+    "activations": "_activations",
+}
+"""What `summary.json` adds to the names of the numbers of a measure."""
+
+
+@dataclass(frozen=True)
+class Temporal:
+    """The temporal metrics of one SAE."""
+
+    lags: Lags
+    """The pairs that there were."""
+    rows: int
+    """Rows of the store that were read."""
+    measures: dict[str, Measure]
+    """By the names in `stages.evaluate.signals`."""
+
+    def document(self, fingerprint: str) -> dict[str, Any]:
+        """The content of `temporal.json`."""
+        return {
+            "format": "tsae-temporal",
+            "version": 1,
+            "fingerprint": fingerprint,
+            "tokens": int(self.lags.pairs[0]),
+            "rows": self.rows,
+            "pairs": self.lags.pairs[1:].tolist(),
+            "min_pairs": consistency.MIN_PAIRS,
+            "scales": {name: {"lags": list(lags), "used": self.lags.used(name)} for name, lags in SCALES.items()},
+            "measures": {name: measure.document() for name, measure in self.measures.items()},
+        }
+
+    def summary(self) -> dict[str, float]:
+        """Flat numbers; NaN for one that does not exist."""
+        numbers = {
+            name + suffix: value
+            for measure, suffix in SUFFIXES.items()
+            for name, value in self.measures[measure].scalars.items()
+            if not (measure == "activations" and name.startswith("fsm"))
+        }
+        return numbers | {f"tcs_{scale}_se": error for scale, error in self.measures["codes"].tcs_se.items()}
+
+
+@torch.no_grad()
+def temporal(
+    saes: Mapping[str, SAE],
+    firings: Mapping[str, Float[Tensor, " d_sae"]],
+    store: ActivationStore,
+    layer: int,
+    batches: Sequence[np.ndarray],
+    progress: Progress = SILENT,
+) -> dict[str, Temporal]:
+    """Encode the stored activations of `batches` of rows in their order and permuted; by name, each SAE's metrics.
+
+    `firings` counts the kept tokens at which each latent is above 0. The activations are measured once, and one
+    untrained SAE stands for all SAEs of an architecture and sizes.
+    """
+    device = next(iter(saes.values())).W_dec.device
+    statistics = store.statistics(layer)
+    normalisation = Normalisation(torch.tensor(statistics.mean), statistics.scale)
+    references = {kind(sae): untrained(sae, normalisation).to(device) for sae in saes.values()}
+    reference_firings = count_firings(references, store, layer, batches, progress)
+    lags = Lags.of([Segments(store.document(rows), device).pairs for rows in batches])
+    meters = {name: CodeMeters(CODES, sae, firings[name], lags) for name, sae in saes.items()}
+    others = {key: CodeMeters(UNTRAINED, sae, reference_firings[key], lags) for key, sae in references.items()}
+    inputs = ActivationMeters(normalisation.mean.to(device), lags)
+    everything: list[ActivationMeters | CodeMeters] = [inputs, *meters.values(), *others.values()]
+    progress.start("temporal metrics", len(batches), "batches")
+    for group in np.array_split(np.arange(len(batches)), groups_of(batches)):
+        for i in group:
+            batch = Batch.read(store, layer, batches[i], device)
+            for meter in everything if len(batch.segments.positions) else ():
+                meter.add(batch)
+            progress.advance(1)
+        for meter in everything:
+            meter.end_group()
+    rows = sum(map(len, batches))
+    shared = inputs.finish()
+    measured = {key: meter.finish() for key, meter in others.items()}
+    return {
+        name: Temporal(lags, rows, meter.finish() | measured[kind(saes[name])] | shared)
+        for name, meter in meters.items()
+    }

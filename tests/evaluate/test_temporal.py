@@ -1,0 +1,178 @@
+"""Temporal metrics of SAEs: nulls, references, and what is shared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stages.evaluate.signals import Batch
+from stages.evaluate.temporal import Temporal, temporal
+from stages.evaluate.untrained import untrained
+from stages.sae.model import SAE
+from stages.sae.normalisation import Normalisation
+from stages.sae.sparsifier import ReLU, Sparsifier, TopK
+from store.pairs import permutation_within_documents
+from tests.evaluate.stand_ins import MemoryStore
+
+D, D_SAE, ROWS, CONTEXT = 16, 40, 80, 48
+BATCHES = list(np.arange(ROWS).reshape(-1, 8))
+CPU = torch.device("cpu")
+
+
+def sticky_store(seed: int = 0) -> MemoryStore:
+    """Two documents a row, each a slow process around its own mean, far from 0; BOS is huge."""
+    rng = np.random.default_rng(seed)
+    document = np.full((ROWS, CONTEXT), -1, dtype=np.int32)
+    document[:, 1:34], document[:, 35:-2] = 2 * np.arange(ROWS)[:, None], 2 * np.arange(ROWS)[:, None] + 1
+    x = rng.standard_normal((ROWS, CONTEXT, D))
+    for t in range(1, CONTEXT):
+        x[:, t] = 0.8 * x[:, t - 1] + 0.6 * x[:, t]
+    x += 0.5 * rng.standard_normal((2 * ROWS, D))[document] + 20
+    x[document < 0] = 1e5
+    return MemoryStore(torch.as_tensor(x, dtype=torch.float32), np.zeros_like(document), document)
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    torch.set_num_threads(1)
+    return sticky_store()
+
+
+def sae_of(store: MemoryStore, sparsifier: Sparsifier, seed: int, d_sae: int = D_SAE) -> SAE:
+    """A folded SAE of random weights: another seed than the untrained reference's makes another SAE."""
+    statistics = store.statistics(1)
+    normalisation = Normalisation(torch.tensor(statistics.mean), statistics.scale)
+    directions = SAE(D, d_sae, sparsifier)
+    directions.initialise(seed)
+    fresh = untrained(directions, normalisation)
+    with torch.no_grad():
+        fresh.W_enc.copy_(directions.W_enc)
+        fresh.W_dec.copy_(directions.W_dec)
+    return fresh
+
+
+def firings_of(sae: SAE, store: MemoryStore) -> Tensor:
+    codes = sae.encode(store.activations, segments=torch.as_tensor(store.document_))
+    return (codes[torch.as_tensor(store.document_ >= 0)] > 0).sum(0).double()
+
+
+def run(saes: dict[str, SAE], store: MemoryStore) -> dict[str, Temporal]:
+    return temporal(saes, {name: firings_of(sae, store) for name, sae in saes.items()}, store, 1, BATCHES)
+
+
+def test_windows_permuted_within_documents_score_as_their_null(store: MemoryStore) -> None:
+    sae = sae_of(store, TopK(4), 3)
+    original = run({"sae": sae}, store)["sae"].measures
+    order = permutation_within_documents(store.document_, np.random.default_rng(99))
+    moved = store.activations.gather(1, torch.as_tensor(order)[..., None].expand(-1, -1, D))
+    permuted = run({"sae": sae}, replace(store, activations=moved))["sae"].measures["codes"]
+    null, codes = original["codes_inputs_permuted"], original["codes"]
+    for scale in ("short", "medium", "long"):
+        error = np.hypot(permuted.tcs_se[scale], null.tcs_se[scale])
+        assert abs(permuted.tcs[scale] - null.tcs[scale]) < 4 * error, scale
+    assert codes.tcs["short"] - null.tcs["short"] > 10 * codes.tcs_se["short"]
+    assert permuted.fsm_support == pytest.approx(null.fsm_support, rel=0.05)
+    assert codes.fsm_support > 1.3 * null.fsm_support
+    assert permuted.persistence["1"] == pytest.approx(null.persistence["1"], abs=0.02)
+    assert permuted.smoothness == pytest.approx(null.smoothness, rel=0.05)
+
+
+def test_for_a_per_token_sae_both_nulls_are_one(store: MemoryStore) -> None:
+    measures = run({"sae": sae_of(store, ReLU(), 3)}, store)["sae"].measures
+    codes, inputs = measures["codes_permuted"].document(), measures["codes_inputs_permuted"].document()
+    assert codes["tcs"] == pytest.approx(inputs["tcs"], abs=1e-6)
+    assert codes["tcs"] != measures["codes"].tcs
+    for name in ("fsm_support", "fsm_magnitude", "smoothness", "slowness"):
+        assert codes[name] == pytest.approx(inputs[name], rel=1e-5), name
+
+
+class Remembers(SAE):
+    """Adds half of the previous token of the same document: order-dependent, and lost without segments."""
+
+    def encode(self, x: Tensor, segments: Tensor | None = None, start: int = 0) -> Tensor:
+        assert segments is not None
+        same = (segments[:, 1:] == segments[:, :-1])[..., None]
+        moved = x.clone()
+        moved[:, 1:] += torch.where(same, 0.5 * (x[:, :-1] - self.b_dec), 0)
+        return super().encode(moved)
+
+
+def test_a_temporal_sae_is_encoded_within_documents_and_its_nulls_differ(store: MemoryStore) -> None:
+    plain = sae_of(store, ReLU(), 3)
+    sae = Remembers(D, D_SAE, ReLU())
+    sae.load_state_dict(plain.state_dict())
+    measures = run({"sae": sae}, store)["sae"].measures
+    assert measures["codes_inputs_permuted"].tcs["short"] > measures["codes_permuted"].tcs["short"] + 0.05
+    store.activations[torch.as_tensor(store.document_ < 0)] = -1e5
+    again = run({"sae": sae}, store)["sae"].measures["codes"]
+    assert again.tcs == measures["codes"].tcs
+
+
+def test_together_equals_alone_and_activations_are_read_once(store: MemoryStore) -> None:
+    saes = {"a": sae_of(store, TopK(4), 1), "b": sae_of(store, TopK(4), 2), "c": sae_of(store, ReLU(), 1, 24)}
+    together = run(saes, store)
+    assert len(store.reads) == 2 * len(BATCHES)  # one for the firings of untrained SAEs, one for everything
+    for name, sae in saes.items():
+        alone = run({name: sae}, store)[name]
+        assert together[name].document("x") == alone.document("x")
+    assert together["a"].measures["untrained"] is together["b"].measures["untrained"]
+    assert together["a"].measures["untrained"] != together["c"].measures["untrained"]
+    assert together["a"].measures["codes"] != together["b"].measures["codes"]
+    assert together["a"].measures["activations"] is together["c"].measures["activations"]
+
+
+def test_special_positions_reach_nothing(store: MemoryStore) -> None:
+    sae = {"sae": sae_of(store, TopK(4), 1)}
+    before = run(sae, store)["sae"].document("")
+    store.activations[torch.as_tensor(store.document_ < 0)] = torch.nan
+    assert temporal(sae, {"sae": firings_of(sae["sae"], store)}, store, 1, BATCHES)["sae"].document("") == before
+
+
+def test_only_latents_with_ten_firings_count(store: MemoryStore) -> None:
+    sae = sae_of(store, ReLU(), 1)
+    firings = torch.full((D_SAE,), 9.0)
+    firings[[3, 5]] = 10
+    found = temporal({"sae": sae}, {"sae": firings}, store, 1, BATCHES)["sae"].measures
+    with torch.no_grad():
+        few = SAE(D, 2, ReLU())
+        few.load_state_dict(
+            {"W_enc": sae.W_enc[:, [3, 5]], "b_enc": sae.b_enc[[3, 5]], "W_dec": sae.W_dec[[3, 5]], "b_dec": sae.b_dec}
+        )
+    expected = run({"few": few}, store)["few"].measures
+    for name in ("codes", "codes_inputs_permuted", "codes_permuted"):
+        assert found[name].latents == 2
+        assert found[name].tcs == pytest.approx(expected[name].tcs, abs=1e-5)
+        assert found[name].fsm_support == pytest.approx(expected[name].fsm_support)
+        assert found[name].smoothness == pytest.approx(expected[name].smoothness, rel=1e-5)
+    assert found["untrained"].latents == D_SAE
+    assert found["activations"].latents == D
+
+
+def test_the_permutation_follows_from_the_rows_alone(store: MemoryStore) -> None:
+    rows, other = BATCHES[0], BATCHES[1]
+    first, second = (Batch.read(store, 1, rows, CPU) for _ in range(2))
+    assert torch.equal(first.order, second.order)
+    assert not torch.equal(first.order, Batch.read(store, 1, other, CPU).order)
+    assert torch.equal(first.order.sort().values, torch.arange(len(first.order)))
+    document = first.document.flatten()[first.segments.positions]
+    assert torch.equal(document[first.order], document)
+    kept = first.segments.kept(first.x)
+    assert torch.equal(first.segments.kept(first.permuted), kept[first.order])
+    assert (first.order != torch.arange(len(first.order))).float().mean() > 0.9
+
+
+def test_an_untrained_sae_is_the_initialised_one_in_raw_units(store: MemoryStore) -> None:
+    statistics = store.statistics(1)
+    normalisation = Normalisation(torch.tensor(statistics.mean), statistics.scale)
+    fresh = untrained(SAE(D, D_SAE, TopK(4)), normalisation)
+    normalised = SAE(D, D_SAE, TopK(4))
+    normalised.initialise(0)
+    document = torch.as_tensor(store.document_)
+    inputs = normalisation.apply(store.activations, document >= 0)
+    expected = normalised.encode(inputs) * normalisation.scale
+    keep = document >= 0
+    torch.testing.assert_close(fresh.encode(store.activations)[keep], expected[keep], rtol=1e-3, atol=1e-3)
