@@ -20,6 +20,6 @@ def run(name: str | None, out: Path | None) -> None:
     results, runs = project.root / "results" / profile.name, project.root / "runs" / profile.name
     page = report(results, runs, out or project.report(profile))
     rows = {found.name: facts(found.summary) for found in read_runs(results, runs)}
-    columns = [column for column in next(iter(rows.values())) if column != "tokens"]
+    columns = [column for column in next(iter(rows.values())) if column != "tokens" and not column.startswith("TCS")]
     console.print_table(["run", *columns], [[run, *(row[c] for c in columns)] for run, row in rows.items()])
     print(f"{project.show(page)}: open it in a browser")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from stages.report.evaluated_run import EvaluatedRun
+from stages.report.numeral import numeral, percent
 
 COMPARABLE_L0 = 1.25
 """By this factor more active latents than another run has, and a higher explained variance proves little."""
@@ -17,11 +18,11 @@ def finding(runs: Sequence[EvaluatedRun]) -> list[str]:
     best, *others = ranked
     evaluation = best.core["eval_config"]
     hook = best.core["sae_cfg_dict"].get("metadata", {}).get("hook_name", "the hooked layer")
-    tokens = f"{best.number('variance_tokens'):,.0f} heldout tokens"
+    tokens = f"{numeral(best.number('variance_tokens'), 0)} heldout tokens"
     sentences = [
         f"On {evaluation['model_name']} at {hook}, {best.label} explains "
         f"{percent(best.number('explained_variance_centred'))} of the variance of {tokens} with "
-        f"{best.number('l0'):.1f} active latents a token; {_model_keeps(best)}."
+        f"{numeral(best.number('l0'), 1)} active latents a token; {_model_keeps(best)}."
     ]
     if others:
         sentences.append(f"{'; '.join(_in_brief(run) for run in others)}.")
@@ -35,11 +36,6 @@ def finding(runs: Sequence[EvaluatedRun]) -> list[str]:
     return sentences
 
 
-def percent(value: float, digits: int = 1) -> str:
-    """`84.6 %`, unbreakable; `no number` for NaN."""
-    return f"{100 * value:.{digits}f}\u00a0%" if math.isfinite(value) else "no number"
-
-
 def _model_keeps(run: EvaluatedRun) -> str:
     score, error = run.number("ce_loss_score"), run.number("ce_loss_score_se")
     return (
@@ -50,7 +46,7 @@ def _model_keeps(run: EvaluatedRun) -> str:
 
 def _in_brief(run: EvaluatedRun) -> str:
     return (
-        f"{run.label} explains {percent(run.number('explained_variance_centred'))} with {run.number('l0'):.1f} "
+        f"{run.label} explains {percent(run.number('explained_variance_centred'))} with {numeral(run.number('l0'), 1)} "
         f"active latents and keeps {percent(run.number('ce_loss_score'))}"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stages.report.contrast import comparisons
 from stages.report.evaluated_run import read_runs
 from stages.report.figures import pictures
 from stages.report.page import make_page
@@ -19,19 +20,20 @@ def report(results: Path, runs: Path, out: Path) -> Path:
     Equal inputs give equal bytes. Figures of an earlier report that are no longer made are removed.
 
     Args:
-        results: folder of evaluations, `VARIANT/seedN/{core,summary}.json`.
+        results: folder of evaluations, `VARIANT/seedN/{core,summary,temporal}.json`.
         runs: folder of trainings with the same structure, read for their metrics logs.
 
     Raises:
         Problem: nothing was evaluated, or an evaluation cannot be read.
     """
     found = read_runs(results, runs)
-    drawn = pictures(found)
+    compared = comparisons(found)
+    drawn = pictures(found, compared)
     made = {f"{picture.name}.png": picture.png for members in drawn.values() for picture in members}
     for old in (out / FIGURES).glob("*.png"):
         if old.name not in made:
             old.unlink()
     for name, content in made.items():
         write_atomically(out / FIGURES / name, content)
-    write_atomically(out / PAGE, make_page(found, drawn).encode())
+    write_atomically(out / PAGE, make_page(found, compared, drawn).encode())
     return out / PAGE

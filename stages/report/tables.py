@@ -1,46 +1,59 @@
-"""Tables of the page, as HTML."""
+"""Tables of runs: single ones, means over seeds, and every number."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from html import escape
-from typing import Any
 
-from stages.report.evaluated_run import EvaluatedRun
-from stages.report.figures import colour
-from stages.report.licences import model_licence, text_licence
+import numpy as np
 
-MISSING = "—"
+from stages.report.cells import Cell, plain, row, share, table
+from stages.report.evaluated_run import EvaluatedRun, grouped
+from stages.report.metric import DEAD, L0, QUALITY, TCS, Metric
+from stages.report.numeral import MISSING, numeral
+from stages.report.palette import colours
 
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell: text, what qualifies it in small print, and a share of 1 to draw as a bar."""
-
-    text: str
-    small: str = ""
-    bar: float | None = None
+KL = Metric("kl_div_score", "KL score", better=1, bought=False, digits=4)
 
 
 def runs_table(runs: Sequence[EvaluatedRun]) -> str:
     """One row a run: the numbers that decide."""
     head = ["Run", "Steps", "Explained variance", "L0", "Dead latents", "CE score", "KL score"]
+    temporal = has_temporal(runs)
+    head += [metric.title for metric in TCS] if temporal else []
     rows = []
-    for i, run in enumerate(runs):
+    for run in runs:
         cells = [
             _steps(run),
-            _share(run, "explained_variance_centred"),
-            Cell(_number(run.number("l0"), 1)),
+            share(run, "explained_variance_centred"),
+            Cell(numeral(run.number("l0"), 1)),
             _dead(run),
-            _share(run, "ce_loss_score"),
-            _share(run, "kl_div_score"),
+            share(run, "ce_loss_score"),
+            share(run, "kl_div_score"),
+            *([_tcs(run, metric) for metric in TCS] if temporal else []),
         ]
-        swatch = f'<span class="swatch" style="background:{colour(i)}"></span>'
-        body = "".join(_td(label, cell) for label, cell in zip(head[1:], cells, strict=True))
-        rows.append(f'<tr><th scope="row">{swatch}{escape(run.label)}</th>{body}</tr>')
-    return _table("runs", head, rows)
+        rows.append(row(run.label, head[1:], cells, colours(runs)[run.group]))
+    return table("runs dense" if temporal else "runs", head, rows)
+
+
+def seeds_table(runs: Sequence[EvaluatedRun]) -> str:
+    """One row a variant: mean and standard deviation over its seeds. Empty where no variant has several."""
+    groups = grouped(runs)
+    if all(len(group) == 1 for group in groups.values()):
+        return ""
+    metrics = [QUALITY[0], L0, DEAD, QUALITY[1], KL, *(TCS if has_temporal(runs) else ())]
+    head = ["Variant", "Seeds", *(metric.title for metric in metrics)]
+    rows = [
+        row(
+            label,
+            head[1:],
+            [Cell(str(len(group))), *(_over_seeds(group, metric) for metric in metrics)],
+            colours(runs)[label],
+        )
+        for label, group in groups.items()
+    ]
+    return f"<h3>Mean ± standard deviation over seeds</h3>{table('runs dense', head, rows)}<h3>Single runs</h3>"
 
 
 def numbers_table(runs: Sequence[EvaluatedRun]) -> str:
@@ -48,138 +61,41 @@ def numbers_table(runs: Sequence[EvaluatedRun]) -> str:
     names = list(dict.fromkeys(name for run in runs for name in run.summary))
     rows = []
     for name in names:
-        cells = "".join(f"<td>{_plain(run.summary.get(name))}</td>" for run in runs)
+        cells = "".join(f"<td>{plain(run.summary.get(name))}</td>" for run in runs)
         rows.append(f'<tr><th scope="row"><code>{escape(name)}</code></th>{cells}</tr>')
-    return f'<div class="scroll">{_table("numbers", ["", *(run.label for run in runs)], rows)}</div>'
+    return f'<div class="scroll">{table("numbers", ["", *(run.label for run in runs)], rows)}</div>'
 
 
-def provenance(runs: Sequence[EvaluatedRun]) -> str:
-    """What was run on what. Runs of one store and model share a block."""
-    groups: dict[str, list[EvaluatedRun]] = {}
-    for run in runs:
-        groups.setdefault(run.facts["store"]["root"], []).append(run)
-    return "".join(_block(group) for group in groups.values())
+def has_temporal(runs: Sequence[EvaluatedRun]) -> bool:
+    """Whether temporal metrics were measured on any run."""
+    return any(run.temporal is not None for run in runs)
 
 
-def _block(runs: Sequence[EvaluatedRun]) -> str:
-    facts = runs[0].facts
-    store, model = facts["store"], facts["language_model"]
-    request, corpus = store["request"], store["request"]["corpus"]
-    positions = store["n_sequences"] * store["context"]
-    sections: dict[str, Mapping[str, Any]] = {
-        "Language model": {
-            "name": model["name"],
-            "terms": model_licence(model["name"]),
-            "in this evaluation": f"{model['dtype']}, {model['attention']} attention",
-            **{file: _short(digest) for file, digest in request["model"].items() if _is_digest(digest)},
-        },
-        "Text": {
-            "source": corpus["source"],
-            "licence": text_licence(corpus["source"]),
-            **{f"sha256 of {name}": _short(digest) for name, digest in corpus.get("files", {}).items()},
-            "packing": request.get("packing"),
-            "heldout": f"{request['heldout']:.0%} of the documents" if "heldout" in request else None,
-        },
-        "Activation store": {
-            "hook points": ", ".join(request["hooks"]),
-            "size": f"{store['n_sequences']:,} rows of {store['context']} positions, {positions:,} in all",
-            "number format": store["dtype"],
-            "root digest": _short(store["root"]),
-        },
-        "Harvest plan": store["plan"],
-        **{f"Training of {run.label}": _training(run) for run in runs},
-        "Evaluation": {
-            "batches": f"{_batches(runs[0], 'reconstruction')} through the language model, "
-            f"{_batches(runs[0], 'sparsity_variance')} others for variance and sparsity, "
-            f"of {runs[0].core['eval_config']['batch_size_prompts']} rows",
-            "kept tokens": f"{facts['tokens']['reconstruction']:,} and {facts['tokens']['sparsity_variance']:,}",
-            "definitions": runs[0].core["sae_bench_commit_hash"],
-        },
-    }
-    return "".join(_facts(title, content) for title, content in sections.items())
+def _over_seeds(group: Sequence[EvaluatedRun], metric: Metric) -> Cell:
+    values = np.array([value for run in group if math.isfinite(value := run.number(metric.name))])
+    if not len(values):
+        return Cell(MISSING)
+    digits = max(metric.digits, 1) if len(values) > 1 else metric.digits
+    small = f"± {numeral(values.std(ddof=1), digits)}" if len(values) > 1 else ""
+    few = f" (n = {len(values)})" if len(values) < len(group) else ""
+    return Cell(numeral(values.mean(), digits), small + few)
 
 
-def _training(run: EvaluatedRun) -> dict[str, Any]:
-    training = run.facts["training"]
-    row = training.get("row", {})
-    return {
-        "source": row.get("source"),
-        "size": f"{training['d_in']:,} → {training['d_sae']:,} latents",
-        **{part: row.get(part) for part in ("sparsifier", "objective", "optimizer")},
-        "plan": training.get("plan"),
-        "fingerprint": _short(training["fingerprint"]),
-    }
-
-
-def _facts(title: str, content: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"<dt>{escape(_label(name))}</dt><dd>{escape(_text(value))}</dd>"
-        for name, value in content.items()
-        if value is not None
-    )
-    return f'<section class="facts"><h3>{escape(title)}</h3><dl>{rows}</dl></section>' if rows else ""
-
-
-def _label(name: str) -> str:
-    """A key as words; a file's name as it is."""
-    return name if "." in name else name.replace("_", " ")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{_label(str(k))} {_text(v)}" for k, v in value.items() if v is not None)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return str(value)
+def _tcs(run: EvaluatedRun, metric: Metric) -> Cell:
+    if run.temporal is None:
+        return Cell(MISSING)
+    value, null = run.number(metric.name), run.number(f"{metric.name}_inputs_permuted")
+    if not math.isfinite(value):
+        return Cell("too few")
+    return Cell(numeral(value, metric.digits), f"null {numeral(null, metric.digits)}")
 
 
 def _steps(run: EvaluatedRun) -> Cell:
-    done, planned = run.number("steps_done"), run.number("steps_planned")
-    return Cell(f"{done:,.0f} of {planned:,.0f}", small=f"{run.number('training_tokens') / 1e6:.2f} M tokens")
-
-
-def _share(run: EvaluatedRun, name: str) -> Cell:
-    value, error = run.number(name), run.number(f"{name}_se")
-    small = f"± {error:.4f}" if math.isfinite(error) else ""
-    bar = min(max(value, 0.0), 1.0) if math.isfinite(value) else None
-    return Cell(_number(value, 4), small, bar)
+    done, planned, tokens = (run.number(name) for name in ("steps_done", "steps_planned", "training_tokens"))
+    return Cell(f"{numeral(done, 0)} of {numeral(planned, 0)}", small=f"{numeral(tokens / 1e6, 2)} M tokens")
 
 
 def _dead(run: EvaluatedRun) -> Cell:
     dead, latents = run.number("dead_latents"), run.number("latents")
-    return Cell(f"{dead:,.0f}", small=f"of {latents:,.0f}, {dead / latents:.1%}")
-
-
-def _td(label: str, cell: Cell) -> str:
-    bar = "" if cell.bar is None else f'<span class="bar"><span style="width:{100 * cell.bar:.1f}%"></span></span>'
-    small = f"<small>{escape(cell.small)}</small>" if cell.small else ""
-    return f'<td data-label="{escape(label)}"><span class="value">{escape(cell.text)}{small}</span>{bar}</td>'
-
-
-def _table(kind: str, head: Sequence[str], rows: Sequence[str]) -> str:
-    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
-    return f'<table class="{kind}"><thead><tr>{titles}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-
-
-def _number(value: float, digits: int) -> str:
-    return f"{value:,.{digits}f}" if math.isfinite(value) else MISSING
-
-
-def _plain(value: float | None) -> str:
-    if value is None:
-        return MISSING
-    return f"{value:,}" if float(value).is_integer() else f"{value:,.5g}"
-
-
-def _batches(run: EvaluatedRun, phase: str) -> str:
-    return f"{run.core['eval_config'][f'n_eval_{phase}_batches']:,}"
-
-
-def _is_digest(value: Any) -> bool:
-    return isinstance(value, str) and len(value) == 64
-
-
-def _short(digest: str) -> str:
-    return f"{digest[:16]}…"
+    part = f", {dead / latents:.1%}" if latents > 0 and math.isfinite(dead) else ""
+    return Cell(numeral(dead, 0), small=f"of {numeral(latents, 0)}{part}")

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 DIGEST = "0123456789abcdef" * 4
+CONTEXT = 128
+MIN_PAIRS = 1000
+SCALES = {"short": (1, 4), "medium": (5, 16), "long": (17, 127)}
+NULLS = ("inputs_permuted", "codes_permuted", "untrained", "activations")
+FLAT = ("fsm_support", "fsm_magnitude", "slowness", "smoothness")
 
 
-def write_sample(root: Path, runs: dict[str, dict[str, float]], steps: int = 4000) -> tuple[Path, Path]:
-    """Write `results/` and `runs/` below `root`; numbers of a run override those of a middling one."""
+def write_sample(root: Path, runs: dict[str, dict[str, Any]], steps: int = 4000) -> tuple[Path, Path]:
+    """Write `results/` and `runs/` below `root`; numbers of a run override those of a middling one.
+
+    A run with `autocorrelation`, that of its codes at lag 1, has temporal metrics.
+    """
     for i, (name, numbers) in enumerate(runs.items()):
         middling = {"explained_variance_centred": 0.85, "l0": 32.0, "ce_loss_score": 0.97, "dead_latents": 12}
         write_result(root / "results" / name, name, {**middling, **numbers}, steps)
@@ -19,7 +28,9 @@ def write_sample(root: Path, runs: dict[str, dict[str, float]], steps: int = 400
     return root / "results", root / "runs"
 
 
-def write_result(folder: Path, name: str, numbers: dict[str, float], steps: int) -> None:
+def write_result(folder: Path, name: str, numbers: dict[str, Any], steps: int) -> None:
+    temporal = make_temporal(numbers.get("autocorrelation"))
+    numbers = {key: value for key, value in numbers.items() if key != "autocorrelation"}
     summary = {
         "steps_planned": steps,
         "steps_done": steps,
@@ -33,9 +44,11 @@ def write_result(folder: Path, name: str, numbers: dict[str, float], steps: int)
         "cossim": None,
         "variance_tokens": 95123,
         "reconstruction_tokens": 10160,
+        **flat(temporal),
         **numbers,
     }
-    variant, seed = name.split("/")
+    variant, folder_name = name.split("/")
+    seed = folder_name.partition("-")[0]
     core = {
         "eval_config": {
             "model_name": "google/gemma-3-270m",
@@ -47,6 +60,7 @@ def write_result(folder: Path, name: str, numbers: dict[str, float], steps: int)
         },
         "eval_result_details": [{"index": 0}],
         "eval_result_unstructured": {
+            "fingerprint": DIGEST,
             "tokens": {"reconstruction": 10160, "sparsity_variance": 95123},
             "language_model": {"name": "google/gemma-3-270m", "dtype": "bfloat16", "attention": "sdpa"},
             "store": {
@@ -77,7 +91,12 @@ def write_result(folder: Path, name: str, numbers: dict[str, float], steps: int)
                 "row": {
                     "source": "Gao et al. 2024, <arXiv 2406.04093>",
                     "sparsifier": {"kind": "topk"},
-                    "objective": {"l1": 0.0, "aux": 0.03125, "dead_after_tokens": 500000},
+                    "objective": {
+                        "l1": 0.0,
+                        "aux": 0.03125,
+                        "dead_after_tokens": 500000,
+                        "temporal": {"delay": steps // 4} if is_temporal(name) else None,
+                    },
                     "optimizer": {"name": "adam", "lr": 0.001, "warmup": 200, "clip": None},
                 },
                 "plan": {"products": "bfloat16", "threads": 2, "cpu": "x86_64 AVX512 amx_bf16"},
@@ -91,9 +110,86 @@ def write_result(folder: Path, name: str, numbers: dict[str, float], steps: int)
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "core.json").write_text(json.dumps(core))
+    if temporal is not None:
+        (folder / "temporal.json").write_text(json.dumps(temporal))
 
 
-def write_log(folder: Path, numbers: dict[str, float], steps: int, seed: int) -> None:
+def is_temporal(name: str) -> bool:
+    """Variants of the sample that are called after their warm-up have temporal terms."""
+    return name.startswith("warmup")
+
+
+def make_temporal(correlation: float | None) -> dict[str, Any] | None:
+    """What `temporal.json` holds for codes with this autocorrelation at lag 1; None without one."""
+    if correlation is None:
+        return None
+    pairs = [int(92000 * np.exp(-lag / 16)) for lag in range(1, CONTEXT)]
+    shares = {"codes": 1, "codes_inputs_permuted": 0.55, "codes_permuted": 0.5, "untrained": 0.9}
+    shares |= {"untrained_inputs_permuted": 0.5}
+    measures = {name: make_measure(correlation * share, pairs) for name, share in shares.items()}
+    measures["activations"] = make_measure(0.31, pairs, fires=False)
+    measures["activations_permuted"] = make_measure(0.17, pairs, fires=False)
+    scales = {
+        scale: {
+            "lags": [low, high],
+            "used": [lag for lag in range(low, high + 1) if lag <= len(pairs) and pairs[lag - 1] >= MIN_PAIRS],
+        }
+        for scale, (low, high) in SCALES.items()
+    }
+    return {
+        "format": "tsae-temporal",
+        "version": 1,
+        "fingerprint": DIGEST,
+        "tokens": 90500,
+        "rows": 720,
+        "pairs": pairs,
+        "min_pairs": MIN_PAIRS,
+        "scales": scales,
+        "measures": measures,
+    }
+
+
+def make_measure(correlation: float, pairs: list[int], fires: bool = True) -> dict[str, Any]:
+    """The measures of one kind of codes."""
+    lags = np.arange(1, CONTEXT)
+    curve = correlation * (0.55 * np.exp(-(lags - 1) / 3) + 0.45 * np.exp(-(lags - 1) / 40))
+    known = [float(r) if n >= MIN_PAIRS else None for r, n in zip(curve, pairs, strict=True)]
+    tcs = {}
+    for scale, (low, high) in SCALES.items():
+        used = [r for r in known[low - 1 : high] if r is not None]
+        tcs[scale] = sum(used) / len(used) if used else None
+    return {
+        "latents": 2291,
+        "tokens": 90500,
+        "tcs": tcs,
+        "tcs_se": {"short": 0.0016, "medium": 0.0013, "long": 0.0011},
+        "tcs_binary": tcs if fires else dict.fromkeys(SCALES),
+        "autocorrelation": known,
+        "autocorrelation_firing_weighted": known if fires else [None] * len(known),
+        "slowness": 2 * (1 - correlation),
+        "fsm_support": 0.1 + 0.3 * correlation if fires else None,
+        "fsm_magnitude": 0.5 + 0.3 * correlation if fires else None,
+        "persistence": {d: known[int(d) - 1] if fires else None for d in ("1", "4", "16", "64")},
+        "smoothness": 0.2 - 0.1 * correlation,
+    }
+
+
+def flat(temporal: dict[str, Any] | None) -> dict[str, float | None]:
+    """The numbers of `temporal.json` that an evaluation repeats in `summary.json`."""
+    if temporal is None:
+        return {}
+    summary: dict[str, float | None] = {}
+    measures = temporal["measures"]
+    for null in ("", *NULLS):
+        measure = measures.get(null) or measures[f"codes_{null}" if null else "codes"]
+        suffix = f"_{null}" if null else ""
+        summary |= {f"tcs_{scale}{suffix}": measure["tcs"][scale] for scale in SCALES}
+        summary |= {f"{name}{suffix}": measure[name] for name in FLAT}
+    summary |= {f"tcs_{scale}_se": measures["codes"]["tcs_se"][scale] for scale in SCALES}
+    return summary
+
+
+def write_log(folder: Path, numbers: dict[str, Any], steps: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     step = np.append(np.arange(0, steps, 10), steps - 1)
     falling = np.exp(-step / (steps / 12))
@@ -107,6 +203,15 @@ def write_log(folder: Path, numbers: dict[str, float], steps: int, seed: int) ->
         "loss/l1": 0.2 * (1 - falling) * noise if seed % 2 else 0 * step,
         "loss/aux": np.where(step > steps / 4, 0.003 * noise, 0),
     }
+    if is_temporal(folder.parent.name) and "no-temporal" not in folder.parent.name:
+        begun = np.clip((step - steps / 4) / (steps / 8), 0, 1)
+        for scale, weight in {"short": 0.02, "medium": 0.012, "long": 0.006}.items():
+            columns[f"loss/temporal_{scale}"] = weight * begun * noise
+            columns[f"loss/buffer_{scale}"] = 0.3 * weight * begun * noise
+            columns[f"temporal/ratio_{scale}"] = 1.3 * weight * begun * noise / np.maximum(1 - explained, 0.1)
+            columns[f"temporal/gradient_{scale}"] = 3 * weight * begun * noise**2
+            columns[f"temporal/pairs_{scale}"] = 0 * step + 2000
+        columns["temporal/counted_latents"] = 0.4 + 0.1 * falling
     columns["loss/total"] = sum(columns[name] for name in columns if name.startswith("loss/"))
     for name, values in columns.items():
         path = folder / "metrics" / "plots" / "metrics" / f"{name}.tsv"

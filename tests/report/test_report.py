@@ -22,7 +22,7 @@ BASELINE = {"explained_variance_centred": 0.684, "l0": 71.3, "ce_loss_score": 0.
 class References(HTMLParser):
     """Collects what a page would load or link to, and checks that its tags close."""
 
-    VOID = ("meta", "img", "br", "link", "input")
+    VOID = ("meta", "img", "br", "wbr", "link", "input")
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,0 +1,65 @@
+"""The table of `bench.controls` in Markdown, from its rows alone."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+METRICS = {
+    "explained_variance_centred": "explained variance",
+    "l0": "L0",
+    "dead_latents": "dead latents",
+    "ce_loss_score": "CE score",
+    "tcs_short": "TCS short",
+    "tcs_medium": "TCS medium",
+    "tcs_long": "TCS long",
+    "fsm_support": "FSM support",
+    "fsm_magnitude": "FSM magnitude",
+    "smoothness": "smoothness",
+}
+NULLS = {"_inputs_permuted": "inputs permuted", "_codes_permuted": "codes permuted"}
+CONTROLS = ("no-temporal", "permuted")
+Row = dict[str, Any]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds."""
+    mean = f"{statistics.mean(values):.4g}"
+    return f"{mean} ± {statistics.stdev(values):.2g}" if len(values) > 1 else mean
+
+
+def numbers(rows: Sequence[Row], variant: str, metric: str) -> dict[int, float]:
+    """A metric of a variant by seed, where it exists."""
+    of = {row["seed"]: row["summary"].get(metric) for row in rows if row["variant"] == variant}
+    return {seed: value for seed, value in of.items() if value is not None}
+
+
+def differences(rows: Sequence[Row], variant: str, control: str, metric: str) -> list[float]:
+    """Variant minus control, seed by seed."""
+    ours, theirs = (numbers(rows, name, metric) for name in (variant, f"{variant}+{control}"))
+    return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Each variant's metrics with their nulls, then the paired differences to its controls."""
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    lines = ["| metric | " + " | ".join(variants) + " |", "|---" * (len(variants) + 1) + "|"]
+    counts = [str(sum(row["variant"] == variant for row in rows)) for variant in variants]
+    lines.append("| seeds | " + " | ".join(counts) + " |")
+    for metric, label in METRICS.items():
+        for suffix, null in {"": "", **NULLS}.items():
+            cells = [list(numbers(rows, variant, metric + suffix).values()) for variant in variants]
+            if any(cells):
+                name = f"{label}, {null}" if null else f"**{label}**"
+                lines.append(f"| {name} | " + " | ".join(spread(cell) if cell else "" for cell in cells) + " |")
+    for variant in variants:
+        for control in CONTROLS:
+            if f"{variant}+{control}" in variants:
+                lines += ["", f"{variant} minus {variant}+{control}, paired by seed:", ""]
+                lines += ["| metric | difference | n |", "|---|---|---|"]
+                for metric, label in METRICS.items():
+                    found = differences(rows, variant, control, metric)
+                    if found:
+                        lines.append(f"| {label} | {spread(found)} | {len(found)} |")
+    return "\n".join(lines)
