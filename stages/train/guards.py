@@ -19,6 +19,8 @@ ENERGIES = (0.25, 4.0)
 """Mean squared norm of normalised inputs outside of which the scale is wrong; a batch's is near 1."""
 LARGEST_CUTOFF = 0.1
 """Share of the inputs' norm that L1 may take from each code before it is what kills a run."""
+LARGEST_TEMPORAL_PULL = 1.0
+"""Temporal gradient on the codes over that of the reconstruction; above it, smaller codes pay better than true ones."""
 
 
 class Collapse(Problem):
@@ -34,8 +36,13 @@ class CollapseGuard:
         self.settled = max(ends_of_schedules(variant).values())
         """The step from which the objective has full weight, and a run must reconstruct and be sparse."""
 
+        self.pull = 0.0
+        """The largest gradient of the temporal terms so far, over that of the reconstruction loss."""
+
     def check(self, step: int, metrics: Mapping[str, float]) -> None:
         """Raise `Collapse` where the run is dead at a step, counted from 0."""
+        pull = sum(value for name, value in metrics.items() if name.startswith("temporal/gradient_"))
+        self.pull = max(self.pull, pull if math.isfinite(pull) else 0.0)
         symptom = self._symptom(step, metrics)
         if symptom is not None:
             raise Collapse(
@@ -88,6 +95,11 @@ class CollapseGuard:
             return (
                 f"L1: with weight {l1:g} a latent only fires where its input's projection exceeds {l1 / 2:g}, and "
                 "inputs have norm 1. Lower objective.l1; 0.04 is usual"
+            )
+        if self.pull > LARGEST_TEMPORAL_PULL:
+            return (
+                f"temporal terms: they pulled the codes {self.pull:.3g} times as hard as the reconstruction loss did. "
+                "Lower the weights of objective.temporal; 0.01 for the shortest scale is usual"
             )
         if metrics["l0"] > LARGEST_SHARE * self.d_sae and self.variant.sparsifier.kind == "relu":
             return f"L1: weight {l1:g} is too small to make codes sparse. Raise objective.l1; 0.04 is usual"
