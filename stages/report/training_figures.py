@@ -13,7 +13,7 @@ from stages.report.palette import INK, SOFT, colours
 
 CURVES = (
     ("explained_variance", "Explained variance", "of the training batch, centred", False),
-    ("loss/reconstruction", "Reconstruction loss", "normalised units", True),
+    ("loss/reconstruction", "Reconstruction loss", "weighted, normalised units", True),
     ("l0", "Active latents a token (L0)", "", True),
     ("dead_latents", "Dead latents", "as training counts them", False),
 )

@@ -80,8 +80,8 @@ class TemporalRow:
     ramp: Steps
     """Steps after these, over which their weight rises linearly."""
     latent_weights: Literal["equal", "variance", "variance_share"]
-    """How much a latent counts: all the same; by the variance of its codes, 1 on average; or by its share of all
-    variance, d_sae times less (004, eq. 3 to the letter)."""
+    """How much a latent counts: all the same; by the variance of its codes, in all as much as without weights; or by
+    its share of all variance (004, eq. 3 to the letter), which makes the terms d_sae times smaller and more."""
     variance_threshold: Weight
     """Latents with less variance do not count."""
     threshold_unit: Literal["mean_variance", "normalised"]

@@ -27,7 +27,7 @@ def test_the_embedded_profile_end_to_end(
     project = TinyProject(tmp_path, {}, capsys, monkeypatch)
     write_params(
         tmp_path,
-        {"run": {"variants": ["topk"], "seeds": [0]}, "profiles": {"embedded": profile}, "profile": "embedded"},
+        {"run": {"variants": ["topk", "slow"], "seeds": [0]}, "profiles": {"embedded": profile}, "profile": "embedded"},
     )
     (tmp_path / "variants.yaml").write_text(yaml.safe_dump(VARIANTS))
     monkeypatch.chdir(tmp_path)
@@ -44,3 +44,7 @@ def test_the_embedded_profile_end_to_end(
     assert summary["steps_done"] == 200 and summary["explained_variance_centred"] > 0.2
     assert summary["ce_loss_with_ablation"] == pytest.approx(12.4766, abs=1e-2)  # ln 262,144: a bias-free model
     assert summary["ce_loss_without_sae"] < summary["ce_loss_with_sae"] < summary["ce_loss_with_ablation"]
+    slow = json.loads((tmp_path / "results/embedded/slow/seed0/summary.json").read_text())
+    assert slow["tcs_short"] > slow["tcs_short_inputs_permuted"]  # neighbours in a text share latents
+    page = (tmp_path / "report/embedded/index.html").read_text()
+    assert "What the temporal part of slow bought is not known" in page

@@ -53,11 +53,11 @@ def random_codes(seed: int, segments: Tensor) -> Tensor:
 
 
 def literal_weights(codes: Tensor, segments: Tensor) -> Tensor:
-    """Weights by variance, 1 on average over counted latents, over the mean squared norm; token by token."""
+    """Weights by variance that keep the sum of variances, over the mean squared norm; token by token."""
     kept = [codes[b, t].detach() for b, t in (segments >= 0).nonzero().tolist()]
     variance = sum((h - sum(kept) / len(kept)) ** 2 for h in kept) / len(kept)
     counted = variance >= 0.01 * variance.mean()
-    weights = torch.where(counted, variance, 0) * counted.sum() / variance[counted].sum()
+    weights = torch.where(counted, variance, 0) * variance[counted].sum() / (variance[counted] ** 2).sum()
     return weights / (sum((h**2).sum() for h in kept) / len(kept))
 
 
@@ -179,7 +179,8 @@ def test_literal_readings_of_variance_switch_the_terms_off() -> None:
         for reading in ({}, {"latent_weights": "variance_share"}, {"threshold_unit": "normalised"})
     )
     energy = codes[keep].square().sum(-1).mean()
-    assert (read.weights * energy).mean() / read.counted == pytest.approx(1, rel=1e-4)
+    variance = codes[keep].var(0, correction=0)
+    assert (read.weights * energy) @ variance == pytest.approx(float(variance.sum()), rel=1e-2)
     assert (share.weights * energy).sum() == pytest.approx(1, rel=1e-4)
     assert read.counted > 0.9 and absolute.counted == 0 and not absolute.weights.any()
     found = TemporalTerms(replace(ROW, threshold_unit="normalised"), 0)(codes.requires_grad_(), segments, ALL)
