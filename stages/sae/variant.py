@@ -71,7 +71,7 @@ class BufferRow:
 
 @dataclass(frozen=True, config=_STRICT_KEYS)
 class TemporalRow:
-    """Consistency of codes over the tokens of a document, relative to the codes' mean squared norm."""
+    """Consistency of codes over the tokens of a document: squared differences in the units of the reconstruction."""
 
     scales: Annotated[tuple[ScaleRow, ...], Field(min_length=1)]
     """Ranges of lags."""

@@ -122,7 +122,7 @@ def test_signs_of_a_dead_run(sign: dict[str, float], diagnosis: str) -> None:
 
 
 def test_temporal_terms_far_too_strong(activations: store.ActivationStore, tmp_path: Path) -> None:
-    """Relative to the codes' norm, consistency is cheapest to have by codes that vanish."""
-    row = small.temporal(delay=20, ramp=20, weight=300.0, lr=0.01, aux=0.0)
+    """Consistency is cheapest to have by codes that vanish."""
+    row = small.temporal(delay=20, ramp=20, weight=1e5, lr=0.03, aux=0.0)
     death = collapse(row, activations, tmp_path / "run")
     assert str(death.do).startswith("temporal terms: they pulled the codes ")

@@ -53,12 +53,11 @@ def random_codes(seed: int, segments: Tensor) -> Tensor:
 
 
 def literal_weights(codes: Tensor, segments: Tensor) -> Tensor:
-    """Weights by variance that keep the sum of variances, over the mean squared norm; token by token."""
+    """Weights by variance that keep the sum of variances, token by token."""
     kept = [codes[b, t].detach() for b, t in (segments >= 0).nonzero().tolist()]
     variance = sum((h - sum(kept) / len(kept)) ** 2 for h in kept) / len(kept)
     counted = variance >= 0.01 * variance.mean()
-    weights = torch.where(counted, variance, 0) * variance[counted].sum() / (variance[counted] ** 2).sum()
-    return weights / (sum((h**2).sum() for h in kept) / len(kept))
+    return torch.where(counted, variance, 0) * variance[counted].sum() / (variance[counted] ** 2).sum()
 
 
 def literal_pairs(codes: Tensor, segments: Tensor, lags: tuple[int, int], weights: Tensor) -> tuple[Tensor, int]:
@@ -178,10 +177,9 @@ def test_literal_readings_of_variance_switch_the_terms_off() -> None:
         latent_weights(codes, keep, replace(ROW, **reading))
         for reading in ({}, {"latent_weights": "variance_share"}, {"threshold_unit": "normalised"})
     )
-    energy = codes[keep].square().sum(-1).mean()
     variance = codes[keep].var(0, correction=0)
-    assert (read.weights * energy) @ variance == pytest.approx(float(variance.sum()), rel=1e-2)
-    assert (share.weights * energy).sum() == pytest.approx(1, rel=1e-4)
+    assert read.weights @ variance == pytest.approx(float(variance.sum()), rel=1e-2)
+    assert share.weights.sum() == pytest.approx(1, rel=1e-4)
     assert read.counted > 0.9 and absolute.counted == 0 and not absolute.weights.any()
     found = TemporalTerms(replace(ROW, threshold_unit="normalised"), 0)(codes.requires_grad_(), segments, ALL)
     assert found is not None and sum(found.terms.values()) == 0
@@ -257,7 +255,7 @@ def test_order_is_what_the_terms_see(tmp_path: Path) -> None:
     activations = small.make_store(tmp_path / "store", rows=60, activations=slow_and_fast_activations(60))
     scores = {}
     for name in ("warmup2000", "warmup2000+no-temporal", "warmup2000+permuted"):
-        config = small.config(small.temporal(name, delay=20, ramp=20, lr=2e-3, weight=2.0, l1=0.06), steps=400)
+        config = small.config(small.temporal(name, delay=20, ramp=20, lr=2e-3, weight=4.0, l1=0.06), steps=400)
         result = train(config, activations, small.LAYER, tmp_path / name)
         assert result.training["steps_done"] == 400 and result.training["variant"] == name
         scores[name] = consistency_of(tmp_path / name, activations)
