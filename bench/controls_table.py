@@ -6,18 +6,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-METRICS = {
-    "explained_variance_centred": "explained variance",
-    "l0": "L0",
-    "dead_latents": "dead latents",
-    "ce_loss_score": "CE score",
-    "tcs_short": "TCS short",
-    "tcs_medium": "TCS medium",
-    "tcs_long": "TCS long",
-    "fsm_support": "FSM support",
-    "fsm_magnitude": "FSM magnitude",
-    "smoothness": "smoothness",
-}
+from stages.report.metric import METRICS
+
 NULLS = {"_inputs_permuted": "inputs permuted", "_codes_permuted": "codes permuted"}
 CONTROLS = ("no-temporal", "permuted")
 Row = dict[str, Any]
@@ -47,7 +37,7 @@ def table(rows: Sequence[Row]) -> str:
     lines = ["| metric | " + " | ".join(variants) + " |", "|---" * (len(variants) + 1) + "|"]
     counts = [str(sum(row["variant"] == variant for row in rows)) for variant in variants]
     lines.append("| seeds | " + " | ".join(counts) + " |")
-    for metric, label in METRICS.items():
+    for metric, label in ((metric.name, metric.title) for metric in METRICS):
         for suffix, null in {"": "", **NULLS}.items():
             cells = [list(numbers(rows, variant, metric + suffix).values()) for variant in variants]
             if any(cells):
@@ -58,7 +48,7 @@ def table(rows: Sequence[Row]) -> str:
             if f"{variant}+{control}" in variants:
                 lines += ["", f"{variant} minus {variant}+{control}, paired by seed:", ""]
                 lines += ["| metric | difference | n |", "|---|---|---|"]
-                for metric, label in METRICS.items():
+                for metric, label in ((metric.name, metric.title) for metric in METRICS):
                     found = differences(rows, variant, control, metric)
                     if found:
                         lines.append(f"| {label} | {spread(found)} | {len(found)} |")
