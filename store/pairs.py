@@ -6,7 +6,9 @@ BOS and padding (document -1) belong to no document and pair with nothing. Docum
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Int
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
 
 
 def runs_of(document: Int[np.ndarray, "batch seq"]) -> Int[np.ndarray, "batch seq"]:
@@ -35,3 +37,14 @@ def pairs_by_lag(document: Int[np.ndarray, "batch seq"]) -> Int[np.ndarray, " se
     for lag in range(1, document.shape[1]):
         counts[lag] = (kept[:, lag:] & (document[:, lag:] == document[:, :-lag])).sum()
     return counts
+
+
+def pair_mask(document: Int[Tensor, "batch seq"], first: int, last: int) -> Bool[Tensor, "batch seq seq"]:
+    """True at [b, t, s] where position s lies `first` to `last` places before t in the same document.
+
+    Each pair of positions is one entry: the sum of the mask is the number of pairs.
+    """
+    positions = torch.arange(document.shape[1], device=document.device)
+    lag = positions[:, None] - positions[None, :]
+    same = (document[:, :, None] == document[:, None, :]) & (document >= 0)[:, :, None]
+    return same & (lag >= first) & (lag <= last)

@@ -16,6 +16,7 @@ from torch import Tensor
 from store.documents import SPLITS, is_train, read_documents
 from store.layout import DOCUMENTS
 from store.manifest import NAME, FileRecord, Manifest
+from store.mapping import MappedRows, mapped
 from store.problem import Problem
 from store.progress import SILENT, Progress
 from store.shards import ShardedArray
@@ -59,7 +60,7 @@ class ActivationStore:
         self.root = root
         """Digest of the whole content; what was computed from this store records it."""
         self._layout = manifest.layout
-        self._maps: dict[tuple[str, int], np.ndarray] = {}
+        self._opened: dict[str, MappedRows] = {}
 
     @property
     def request(self) -> dict[str, Any]:
@@ -111,15 +112,15 @@ class ActivationStore:
         """int8 [n_sequences]: index into SPLITS of each sequence; -1 where it has no kept token."""
         train = is_train(self.path / DOCUMENTS)
         array = self._layout.document
-        last = [self._map(array, shard).max(axis=1) for shard in range(array.n_shards)]
+        last = [self._rows_of(array).shard(shard).max(axis=1) for shard in range(array.n_shards)]
         document = np.concatenate(last)
         return np.where(document < 0, -1, ~train[np.maximum(document, 0)]).astype(np.int8)
 
     def window(self, layer: int, row: int) -> Float[Tensor, "context d"]:
         """Sequence `row` as a view of the memory map, for reading only. Costs no copy."""
-        shard, offset = divmod(self._checked([row])[0], self._layout.rows_per_shard)
-        window = torch.from_numpy(self._map(self._activations(layer), shard)[offset])
-        return window.view(self.torch_dtype)
+        (number,) = self._checked([row]).tolist()
+        window = self._rows_of(self._activations(layer)).row(number)
+        return torch.from_numpy(window).view(self.torch_dtype)
 
     def read(
         self, layer: int, rows: Rows, out: Float[Tensor, "n context d"] | None = None
@@ -179,24 +180,22 @@ class ActivationStore:
             )
         return self._layout.activations[layer]
 
-    def _map(self, array: ShardedArray, shard: int) -> np.ndarray:
-        """Shard of an array, mapped on first use and then kept."""
-        rows = self._maps.get((array.path, shard))
+    def _rows_of(self, array: ShardedArray) -> MappedRows:
+        """The rows of an array, mapped on first use and then kept."""
+        rows = self._opened.get(array.path)
         if rows is None:
-            rows = self._maps[array.path, shard] = array.map(self.path, shard)
+            rows = self._opened[array.path] = mapped(self.path, array)
         return rows
 
     def _gather(self, array: ShardedArray, rows: Rows, out: np.ndarray | None = None) -> np.ndarray:
         """Copy `rows` of an array into `out`: one straight copy a row, from page cache to its place."""
         if out is None:
             out = np.empty((len(rows), *array.shape[1:]), array.storage)
-        for i, row in enumerate(self._checked(rows)):
-            shard, offset = divmod(row, array.rows_per_shard)
-            out[i] = self._map(array, shard)[offset]
+        self._rows_of(array).take(self._checked(rows), out)
         return out
 
-    def _checked(self, rows: Rows) -> list[int]:
+    def _checked(self, rows: Rows) -> np.ndarray:
         numbers = np.asarray(rows, np.int64)
         if numbers.size and (numbers.min() < 0 or numbers.max() >= self.n_sequences):
             raise IndexError(f"rows {numbers.min()} to {numbers.max()} of a store of {self.n_sequences}")
-        return numbers.tolist()
+        return numbers

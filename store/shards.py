@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -147,24 +147,33 @@ class ShardedArray:
             raise ValueError(f"rows of type {rows.dtype} for {self.path}, which stores {self.storage}")
         return np.ascontiguousarray(rows).data.cast("B"), self.index(len(rows))
 
-    def map(self, folder: Path, shard: int) -> np.ndarray:
-        """Shard `shard` below the store `folder` as one array [rows, ...], mapped and not read.
+    def opened(self, folder: Path, shard: int) -> BinaryIO:
+        """Shard `shard` below the store `folder`, open for reading, after its index was compared.
 
-        The index is compared first: a file whose rows are not where the format puts them is refused.
-        The map is private: pages are shared with the page cache until someone writes to them, and
-        what is written never reaches the file.
+        Raises Problem for a file that cannot be read or whose rows are not where the format puts them.
         """
         path = folder / self.shard_path(shard)
         n_rows = len(self.shard_rows(shard))
         try:
-            with path.open("rb") as file:
-                file.seek(n_rows * self.row_bytes)
-                if file.read() != self.index(n_rows):
-                    raise _damaged(path, f"{n_rows} rows of {self.row_bytes} bytes, then their index", "another index")
-                shape = (n_rows, *self.shape[1:])
-                return np.asarray(np.memmap(file, dtype=self.storage, mode="c", shape=shape))
+            file = path.open("rb")
+            file.seek(n_rows * self.row_bytes)
+            index = file.read()
         except OSError as error:
             raise _damaged(path, "a file", error.strerror) from error
+        if index != self.index(n_rows):
+            file.close()
+            raise _damaged(path, f"{n_rows} rows of {self.row_bytes} bytes, then their index", "another index")
+        return file
+
+    def map(self, folder: Path, shard: int) -> np.ndarray:
+        """Shard `shard` below the store `folder` as one array [rows, ...], mapped and not read.
+
+        The map is private: pages are shared with the page cache until someone writes to them, and
+        what is written never reaches the file.
+        """
+        shape = (len(self.shard_rows(shard)), *self.shape[1:])
+        with self.opened(folder, shard) as file:
+            return np.asarray(np.memmap(file, dtype=self.storage, mode="c", shape=shape))
 
 
 def _damaged(path: Path, expected: str, found: str | None) -> Problem:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
+from store.pairs import pair_mask, runs_of
 from store.problem import Problem
 
 if TYPE_CHECKING:
@@ -26,6 +28,48 @@ class WindowBatch(NamedTuple):
     """Token ids."""
     rows: Int64[np.ndarray, " batch"]
     """Sequences of the store that these are."""
+
+    def pair_mask(self, first: int, last: int) -> Bool[Tensor, "batch context context"]:
+        """True at [b, t, s] where s lies `first` to `last` positions before t in the same document."""
+        return pair_mask(self.document, first, last)
+
+    def split(self) -> RaggedBatch:
+        """The same tokens as windows that lie within one document each: BOS and padding are left out."""
+        document = self.document.cpu().numpy()
+        kept = document >= 0
+        runs = runs_of(document) + np.arange(len(document))[:, None] * document.shape[1]
+        _, first, lengths = np.unique(runs[kept], return_index=True, return_counts=True)
+        row, position = (places[first] for places in kept.nonzero())
+        mask = torch.from_numpy(kept).to(self.x.device)
+        return RaggedBatch(
+            self.x[mask],
+            self.tokens[mask],
+            torch.from_numpy(np.concatenate([[0], lengths.cumsum()])),
+            torch.from_numpy(document[row, position]),
+            self.rows[row],
+            position,
+        )
+
+
+class RaggedBatch(NamedTuple):
+    """Windows of different lengths, each within one document, back to back and in token order."""
+
+    x: Float[Tensor, "tokens d"]
+    """Activations in storage type."""
+    tokens: Int32[Tensor, " tokens"]
+    """Token ids."""
+    offsets: Int64[Tensor, " windows+1"]
+    """Window i is `x[offsets[i] : offsets[i + 1]]`."""
+    document: Int32[Tensor, " windows"]
+    """The document that each window is part of."""
+    rows: Int64[np.ndarray, " windows"]
+    """Sequence of the store that each window lies in."""
+    start: Int64[np.ndarray, " windows"]
+    """Position in that sequence at which it begins."""
+
+    def windows(self) -> Iterator[Float[Tensor, "length d"]]:
+        """Each window as a view."""
+        return iter(self.x.split(self.offsets.diff().tolist()))
 
 
 class Windows:
@@ -63,6 +107,16 @@ class Windows:
     def batches_per_epoch(self) -> int:
         """Whole batches in one pass over the split."""
         return self.n_rows // self._batch_rows
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of a batch's activations: rows, context, width."""
+        return self._batch_rows, self._store.context, self._store.layers[self._layer]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of a batch's activations."""
+        return self._store.torch_dtype
 
     def batch(self, step: int, out: Float[Tensor, "batch context d"] | None = None) -> WindowBatch:
         """Batch number `step` >= 0: in memory of its own, or with x in `out` where given.

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 import store
 from store import ActivationStore
+from store.pairs import pairs_by_lag
 from store.problem import Problem
-from tests.store.make import make
+from tests.store.make import CONTEXT, make
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,46 @@ def test_a_batch_can_be_read_into_memory_that_is_there(shared: ActivationStore) 
     first = windows.batch(0)
     out = torch.empty_like(first.x)
     assert windows.batch(0, out).x is out and torch.equal(out, first.x)
+
+
+@given(batch_rows=st.integers(1, 8), step=st.integers(0, 99), split=st.sampled_from(["train", "heldout"]))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_ragged_windows_equal_the_slow_loop(shared: ActivationStore, batch_rows: int, step: int, split: str) -> None:
+    batch = shared.windows(11, split, batch_rows=batch_rows).batch(step)
+    ragged = batch.split()
+    expected = []
+    for b, row in enumerate(batch.rows.tolist()):
+        start = 0
+        for p in range(1, CONTEXT + 1):
+            if p == CONTEXT or batch.document[b, p] != batch.document[b, start]:
+                if batch.document[b, start] >= 0:
+                    expected.append((row, start, int(batch.document[b, start]), batch.x[b, start:p]))
+                start = p
+    assert ragged.rows.tolist() == [row for row, _, _, _ in expected]
+    assert ragged.start.tolist() == [start for _, start, _, _ in expected]
+    assert ragged.document.tolist() == [document for _, _, document, _ in expected]
+    assert all(torch.equal(ours, x) for ours, (_, _, _, x) in zip(ragged.windows(), expected, strict=True))
+    assert torch.equal(ragged.tokens, batch.tokens[batch.document >= 0])
+
+
+def test_a_ragged_window_is_a_view(shared: ActivationStore) -> None:
+    ragged = shared.windows(3, batch_rows=4).batch(0).split()
+    assert [window.data_ptr() for window in ragged.windows()] == [
+        ragged.x[start].data_ptr() for start in ragged.offsets[:-1].tolist()
+    ]
+
+
+@pytest.mark.parametrize(("first", "last"), [(1, 1), (2, 3), (1, 7)])
+def test_pairs_equal_the_slow_loop(shared: ActivationStore, first: int, last: int) -> None:
+    batch = shared.windows(3, batch_rows=8).batch(2)
+    mask = batch.pair_mask(first, last)
+    for b, document in enumerate(batch.document.tolist()):
+        for t in range(CONTEXT):
+            for s in range(CONTEXT):
+                expected = first <= t - s <= last and document[t] == document[s] >= 0
+                assert bool(mask[b, t, s]) == expected
+    counts = pairs_by_lag(batch.document.numpy())
+    assert int(mask.sum()) == counts[first : last + 1].sum() > 0
 
 
 def test_a_split_smaller_than_a_batch_is_answered(tmp_path: Path, shared: ActivationStore) -> None:
