@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     ProgressColumn,
     SpinnerColumn,
     Task,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
@@ -42,16 +41,31 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def per_second(rate: float) -> str:
-    """`640 a second` or `0.25 a second`."""
-    return f"{rate:,.0f} a second" if rate >= 10 else f"{rate:.2g} a second"
+def quantity(amount: float, unit: str) -> str:
+    """`64,123 tokens`, `0.25 steps`; bytes (unit `B`) as `1.3 GB`."""
+    if unit == "B":
+        return decimal(round(amount))
+    return f"{amount:,.0f} {unit}" if amount >= 10 or amount == round(amount) else f"{amount:.2g} {unit}"
+
+
+def done_of(done: float, total: float | None, unit: str) -> str:
+    """`135 of 4,000 steps`; without a known total `135 steps`."""
+    text = quantity(done, unit)
+    return f"{text.removesuffix(f' {unit}')} of {quantity(total, unit)}" if total else text
+
+
+class _Done(ProgressColumn):
+    """How much of a task is done."""
+
+    def render(self, task: Task) -> Text:
+        return Text(done_of(task.completed, task.total, task.fields["unit"]), style="green")
 
 
 class _Rate(ProgressColumn):
     """Speed of a task, since it started here and not since an earlier run began it."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.fields['unit']}, {per_second(task.speed)}" if task.speed else "", style="cyan")
+        return Text(f"{quantity(task.speed, task.fields['unit'])}/s" if task.speed else "", style="cyan")
 
 
 class BarProgress:
@@ -61,10 +75,9 @@ class BarProgress:
         self._bars = Bars(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=10),
+            _Done(),
             _Rate(),
-            TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=err,
         )
@@ -113,12 +126,12 @@ class LineProgress:
             return
         rate = (self._done - self._done_at_last) / (now - self._last)
         self._last, self._done_at_last = now, self._done
-        line = f"{self._task}: {self._done:,}"
+        line = f"{self._task}: {done_of(self._done, self._total, self._unit)}"
         if self._total:
-            line += f" of {self._total:,} {self._unit} ({self._done / self._total:.0%}), {per_second(rate)}"
-            line += f", {duration((self._total - self._done) / rate)} left" if rate else ""
-        else:
-            line += f" {self._unit}, {per_second(rate)}"
+            line += f" ({self._done / self._total:.0%})"
+        line += f", {quantity(rate, self._unit)}/s"
+        if self._total and rate:
+            line += f", {duration((self._total - self._done) / rate)} left"
         self.note(line)
 
     def note(self, line: str) -> None:
