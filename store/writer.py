@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from store.card import card
-from store.files import PARTIAL, remove_partials
+from store.files import PARTIAL, remove, remove_partials
 from store.layout import CARD, Layout
 from store.lock import Lock
 from store.manifest import NAME, FileRecord, Manifest, StoreSpec, as_json
@@ -227,14 +226,10 @@ def remove_store(folder: Path) -> None:
         if not _is_vacant(folder) and not (folder / NAME).is_file():
             raise _no_store(folder)
         for path in sorted(folder.iterdir(), key=lambda path: path.name == NAME):
-            _remove(path)
+            remove(path)
         folder.rmdir()
     finally:
         lock.release()
-
-
-def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def _is_vacant(folder: Path) -> bool:
@@ -277,7 +272,7 @@ def _resume(folder: Path, spec: StoreSpec, progress: Progress) -> tuple[Manifest
     for file in foreign_entries(folder, manifest.files):
         (folder / file.path).unlink()
     for name in damaged:
-        _remove(folder / name)
+        remove(folder / name)
     return manifest, damaged
 
 
