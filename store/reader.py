@@ -144,6 +144,12 @@ class ActivationStore:
         """Row of `documents` that each token belongs to; -1 at BOS and padding, which is what is not kept."""
         return self._gather(self._layout.document, rows)
 
+    def rows_with(self, documents: np.ndarray) -> np.ndarray:
+        """int64 [n]: the sequences that hold a token of any of these documents, ascending."""
+        rows = self._rows_of(self._layout.document)
+        held = [np.isin(rows.shard(shard), documents).any(axis=1) for shard in range(self._layout.n_shards)]
+        return np.flatnonzero(np.concatenate(held))
+
     @cached_property
     def documents(self) -> pd.DataFrame:
         """One row a document: id, source, label, split, n_tokens."""

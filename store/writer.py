@@ -63,7 +63,7 @@ class StoreWriter:
         folder = Path(folder)
         lock = Lock(folder)
         try:
-            if _is_vacant(folder):
+            if is_vacant(folder):
                 remove_partials(folder)
                 manifest, damaged = Manifest.of(spec, plan), set[str]()
                 folder.mkdir(parents=True, exist_ok=True)
@@ -223,8 +223,8 @@ def remove_store(folder: Path) -> None:
         return
     lock = Lock(folder)
     try:
-        if not _is_vacant(folder) and not (folder / NAME).is_file():
-            raise _no_store(folder)
+        if not is_vacant(folder) and not (folder / NAME).is_file():
+            raise no_store(folder)
         for path in sorted(folder.iterdir(), key=lambda path: path.name == NAME):
             remove(path)
         folder.rmdir()
@@ -232,14 +232,15 @@ def remove_store(folder: Path) -> None:
         lock.release()
 
 
-def _is_vacant(folder: Path) -> bool:
+def is_vacant(folder: Path) -> bool:
     """Whether there is nothing at `folder` but what an interrupted creation leaves."""
     if not folder.exists():
         return True
     return folder.is_dir() and all(path.name.endswith(PARTIAL) for path in folder.iterdir())
 
 
-def _no_store(folder: Path) -> Problem:
+def no_store(folder: Path) -> Problem:
+    """What to say of a folder that has files but no manifest."""
     return Problem(
         "This folder is in the way: it is no activation store.",
         where=folder.absolute(),
@@ -251,7 +252,7 @@ def _no_store(folder: Path) -> Problem:
 def _resume(folder: Path, spec: StoreSpec, progress: Progress) -> tuple[Manifest, set[str]]:
     """Bring a store back to what its manifest can vouch for; returns the manifest and the damaged files."""
     if not (folder / NAME).is_file():
-        raise _no_store(folder)
+        raise no_store(folder)
     manifest = Manifest.load(folder)
     fresh = Manifest.of(spec, manifest.plan)
     if replace(manifest, n_sequences=None, files={}, root=None) != fresh:
