@@ -166,11 +166,11 @@ def _stored(statistics: store.statistics.Statistics) -> dict[str, Any]:
     ends = {} if not len(positions) else {f"position {p}": norms[p] for p in (positions[0], positions[-1])}
     return {
         "kept train tokens": statistics.count,
-        "norm of the mean": _number(np.linalg.norm(statistics.mean)),
+        "norm of the mean": _number(float(np.linalg.norm(statistics.mean))),
         "scale": _number(statistics.scale),
         "mean norm": {
             **{name: _number(norm) for name, norm in ends.items()},
-            "median of positions": _number(np.median(norms[positions])) if len(positions) else None,
+            "median of positions": _number(float(np.median(norms[positions]))) if len(positions) else None,
         },
         "largest means": [{"dimension": i, "mean": _number(mean)} for i, mean in largest_means(statistics)],
         "largest variances": [{"dimension": i, "share": _number(s)} for i, s in largest_variances(statistics)],

@@ -223,9 +223,10 @@ class _Part:
     def _write_documents(self, present: np.ndarray, counts: np.ndarray) -> dict[str, FileRecord]:
         """The table of the documents that are there, with the number of their tokens that are."""
         table = DocumentWriter(self.folder / DOCUMENTS)
-        for number, entry in self.source.documents[present].iterrows():
-            label = entry["label"] if isinstance(entry["label"], str) else None
-            table.add(entry["id"], entry["source"], label, entry["split"], int(counts[number]))
+        kept = self.source.documents[present]
+        for entry, n_tokens in zip(kept.itertuples(index=False), counts[present].tolist(), strict=True):
+            label = entry.label if isinstance(entry.label, str) else None
+            table.add(str(entry.id), str(entry.source), label, str(entry.split), n_tokens)
         table.commit()
         return {DOCUMENTS: file_record(self.folder / DOCUMENTS)}
 

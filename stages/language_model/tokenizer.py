@@ -38,4 +38,4 @@ def tokenizer_for(recorded: str, model: ModelConfig) -> PreTrainedTokenizerBase:
 
 def spelled(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
     """The text of each token alone; empty for an id that the tokenizer does not have."""
-    return [tokenizer.decode([id]) if 0 <= id < len(tokenizer) else "" for id in ids]
+    return [str(tokenizer.decode([id])) if 0 <= id < len(tokenizer) else "" for id in ids]
