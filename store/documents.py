@@ -142,7 +142,7 @@ def _table(content: bytes | Path, columns: list[str]) -> pa.Table:
             raise ValueError("far more text than the file has bytes")
         table = encoded.cast(schema)
         _check_values(table)
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError) as error:
         raise Problem(
             "The table of documents cannot be read.",
             where=content.absolute() if isinstance(content, Path) else "documents.parquet",

@@ -88,5 +88,5 @@ def check_geometry(layout: Layout, n_files: int, complete: bool) -> None:
         raise ValueError(f"shards of {rows} sequences of {widest.row_bytes:,} bytes")
     if widest.row_bytes > ROW_BYTES or layout.n_sequences * widest.row_bytes > ARRAY_BYTES:
         raise ValueError(f"{layout.n_sequences:,} sequences of {widest.row_bytes:,} bytes")
-    if len(layout.layers) > LAYERS or layout.n_shards * n_arrays > FILES or named > n_files:
+    if layout.n_shards * n_arrays > FILES or named > n_files:
         raise ValueError(f"{layout.n_shards:,} shards of {n_arrays:,} arrays among {n_files:,} files")

@@ -14,7 +14,7 @@ import numpy as np
 
 from store.files import digest, write_json
 from store.layout import STORAGE, Layout, hook_name
-from store.limits import SHARD_BYTES, check_geometry, read_manifest, shallow_object, whole_number
+from store.limits import LAYERS, SHARD_BYTES, check_geometry, read_manifest, shallow_object, whole_number
 from store.problem import Problem
 
 NAME = "manifest.json"
@@ -207,7 +207,7 @@ class Manifest:
     @classmethod
     def _parse(cls, path: Path, document: dict[str, Any]) -> Manifest:
         try:
-            if document["dtype"] not in STORAGE or not document["layers"]:
+            if document["dtype"] not in STORAGE or not 0 < len(document["layers"]) <= LAYERS:
                 raise ValueError("impossible geometry")
             count = document["n_sequences"]
             layers = {whole_number(int(layer)): facts["d"] for layer, facts in document["layers"].items()}

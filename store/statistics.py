@@ -149,7 +149,7 @@ def parse_statistics(layout: Layout, layer: int, files: dict[str, bytes]) -> Sta
         sound = type(statistics.count) is int and sizes == [layout.layers[layer]] * 2 + [layout.context]
         sound = sound and statistics_files(layout, layer, statistics) == files
         sound = sound and bool(np.isfinite(statistics.mean).all() and np.isfinite(statistics.scale))
-        sound = sound and bool((statistics.variance >= 0).all())
+        sound = sound and statistics.count >= 0 and bool((statistics.variance >= 0).all())
     except (ValueError, KeyError, TypeError, RecursionError):
         sound = False
     if not sound:
