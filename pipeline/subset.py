@@ -8,7 +8,6 @@ import store
 from pipeline import console
 from pipeline.params import read_params
 from pipeline.paths import Project
-from stages.harvest.card import known_facts
 from store.problem import Problem
 from store.subset import Selection, subset
 
@@ -25,9 +24,11 @@ def run(
         raise Problem("Keep the first tokens, or some documents.", expected="--tokens or --documents", usage=True)
     source = store.open(folder)
     ids = None if documents is None else _ids(documents)
+    from stages.harvest.card import known_facts
+
     selection = Selection(tuple(layers) or None, tokens, ids)
     with console.progress() as progress:
-        root = subset(source, out, selection, known_facts(source.request, source.plan), progress)
+        root = subset(source, out, selection, known_facts, progress)
     made = store.open(out)
     print(f"{project.show(out)}: a subset of {project.show(source.path)}")
     console.print_facts(

@@ -7,7 +7,7 @@ none. Where documents are left out, nothing of them stays: no token, no vector, 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -43,18 +43,24 @@ class Selection:
     """Ids of documents: the sequences that hold one, with all other documents in them blanked."""
 
 
+def subset_facts(manifest: Manifest) -> dict[str, str]:
+    """The row of the card that says of what a store is a subset."""
+    return {"Subset of": f"the store with root {manifest.request['subset'][-1]['of']}"}
+
+
 def subset(
     source: ActivationStore,
     folder: str | Path,
     selection: Selection,
-    card_facts: Mapping[str, str] | None = None,
+    card_facts: Callable[[Manifest], Mapping[str, str]] = subset_facts,
     progress: Progress = SILENT,
 ) -> str:
     """Write the selection of `source` as a store of its own; returns its root digest, the same every time.
 
     What is read of `source` is verified first, so that damage is not made part of another store. A subset that
-    was interrupted is begun again, one that is finished is left alone. Raises Problem for a selection that
-    `source` does not have or that keeps nothing, and for a folder that holds anything else.
+    was interrupted is begun again, one that is finished is left alone. `card_facts` gives the rows of the card.
+    Raises Problem for a selection that `source` does not have or that keeps nothing, and for a folder that holds
+    anything else.
     """
     folder = Path(folder)
     part = _Part(source, folder, selection)
@@ -66,18 +72,13 @@ def subset(
         refuse(source.path, wrong_contents(source.path, needed, progress))
         files = part.write_sequences() | part.write_activations(progress) | part.write_statistics()
         manifest = replace(part.manifest, n_sequences=len(part.rows), files=files)
-        text = card(manifest, {**subset_facts(manifest.request), **(card_facts or {})})
-        sealed = replace(manifest, files=files | {CARD: put(folder, CARD, text)}).completed()
+        files[CARD] = put(folder, CARD, card(manifest, card_facts(manifest)))
+        sealed = replace(manifest, files=files).completed()
         sealed.save(folder)
         assert sealed.root is not None
         return sealed.root
     finally:
         lock.release()
-
-
-def subset_facts(request: Mapping[str, Any]) -> dict[str, str]:
-    """The row of the card that says of what a store is a subset, from the store's request."""
-    return {"Subset of": f"the store with root {request['subset'][-1]['of']}"}
 
 
 def _begin(folder: Path, manifest: Manifest) -> str | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from store.manifest import Manifest
 from store.subset import subset_facts
 
 
 def card_facts(request: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, str]:
-    """Rows of the card of a harvested store, or of a subset of one."""
-    facts = {
+    """Rows of the card of a harvested store."""
+    return {
         "Language model": str(request["model"]["name"]),
         "Hook points": ", ".join(request["hooks"]),
         "Text": str(request["corpus"]["source"]),
@@ -19,15 +20,15 @@ def card_facts(request: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str,
         "Forward pass": f"{plan['compute_dtype']}, {plan['attention']} attention, "
         f"{'compiled' if plan['compiled'] else 'eager'}, batches of {plan['batch_rows']}",
     }
-    if "subset" not in request:
-        return facts
-    del facts["Hook points"]  # those of the source; the card's first sentence names those that are here
-    return {**subset_facts(request), **facts}
 
 
-def known_facts(request: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, str]:
-    """The same, for a store that may be of any origin: nothing where it was not harvested."""
+def known_facts(manifest: Manifest) -> dict[str, str]:
+    """The same for a store of any origin: for a subset of a harvested one too, and nothing for any other."""
     try:
-        return card_facts(request, plan)
-    except (KeyError, TypeError, AttributeError):
+        facts = card_facts(manifest.request, manifest.plan)
+        if "subset" not in manifest.request:
+            return facts
+        del facts["Hook points"]  # those of the source; the card's first sentence names those that are here
+        return {**subset_facts(manifest), **facts}
+    except (KeyError, TypeError, AttributeError, IndexError):
         return {}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,7 +24,7 @@ from stages.language_model.model import LanguageModel, load
 from stages.language_model.runner import LayerRunner
 from store import StoreSpec, StoreWriter
 from store.card import card
-from store.files import PARTIAL, digest
+from store.files import PARTIAL, canonical_json, digest
 from store.layout import CARD
 from store.manifest import Manifest
 from store.problem import Problem
@@ -36,7 +37,7 @@ def from_request(
     folder: Path, manifest: Manifest, bad: Collection[str], progress: Progress
 ) -> Iterator[tuple[str, Parts]]:
     """The card, whose facts follow from request and plan. Nothing for a store that no harvest made."""
-    facts = known_facts(manifest.request, manifest.plan)
+    facts = known_facts(manifest)
     if CARD in bad and facts:
         yield CARD, (card(manifest, facts),)
 
@@ -71,9 +72,12 @@ def from_harvest(config: HarvestConfig, model: ModelConfig, text: CorpusConfig) 
 def _recorded(manifest: Manifest) -> HarvestPlan:
     """The plan in the manifest, which may hold anything."""
     try:
-        return TypeAdapter(HarvestPlan).validate_python(manifest.plan, strict=True)
+        plan = TypeAdapter(HarvestPlan).validate_json(canonical_json(manifest.plan), strict=True)
     except ValidationError as error:
         raise Problem("The plan of this store is none of a harvest.", found=" ".join(str(error).split())) from None
+    if asdict(plan) != manifest.plan:
+        raise Problem("The plan of this store is none of a harvest.", found=", ".join(manifest.plan))
+    return plan
 
 
 def _packed_again(
@@ -106,8 +110,7 @@ def _run_again(
     progress: Progress,
 ) -> Iterator[tuple[str, Parts]]:
     """Run the language model over the tokens of these shards, as the recorded plan has it."""
-    _recorded(manifest)
-    plan = follow(manifest.plan, lm)
+    plan = follow(asdict(_recorded(manifest)), lm)
     runner = LayerRunner(lm, config.layer_list, compile=plan.compiled)
     layout = manifest.layout
     progress.start("harvest", sum(len(layout.tokens.shard_rows(s)) for s in shards) * layout.context, "tokens")
