@@ -118,19 +118,17 @@ def _number(value: float) -> float | None:
 
 
 def _print_sequence(facts: dict[str, Any]) -> None:
+    layers = list(facts["not finite"])
     several = {"document in sequences"} & set(facts)
-    console.print_facts({key: facts[key] for key in ("store", "sequence", *several, "tokenizer")})
-    console.print_facts({"values not finite": ", ".join(f"layer {k}: {v}" for k, v in facts["not finite"].items())})
+    broken = ", ".join(f"layer {layer}: {count}" for layer, count in facts["not finite"].items())
+    shown = {key: facts[key] for key in ("store", "sequence", *several, "tokenizer")}
+    console.print_facts({**shown, "values not finite": broken})
     if facts["text"]:
         print(f"\n{console.printable(facts['text'])}\n")
-    documents = [
-        [d["document"], d["id"], d["source"], d["label"] or "", d["split"], d["n_tokens"]] for d in facts["documents"]
-    ]
-    console.print_table(
-        ["document", "id", "source", "label", "split", "tokens"], documents, right=["document", "tokens"]
-    )
+    columns = ["document", "id", "source", "label", "split", "n_tokens"]
+    documents = [[_cell(entry[column]) for column in columns] for entry in facts["documents"]]
+    console.print_table(columns, documents, right=["document", "n_tokens"])
     print()
-    layers = list(facts["not finite"])
     columns = ["position", "id", "token", "document", *(f"norm L{layer}" for layer in layers)]
     rows = [
         [t["position"], t["id"], repr(t["text"]) if t["text"] else "", "" if t["document"] < 0 else t["document"]]
@@ -156,7 +154,26 @@ def stats(folder: Path | None, layer: int | None, profile: str | None, json: boo
         return
     for number, values in facts.items():
         print(f"{project.show(opened.path)}, layer {number}")
-        console.print_facts({key: _shown(value) for key, value in values.items()})
+        _print_stats(values)
+
+
+def _print_stats(values: dict[str, Any]) -> None:
+    """Single numbers a line each, lists as tables."""
+    norms = {f"mean norm, {place}": norm for place, norm in values["mean norm"].items()}
+    numbers = {key: value for key, value in values.items() if not isinstance(value, dict | list)}
+    console.print_facts({key: _cell(value) for key, value in {**numbers, **norms}.items()})
+    for name, rows in values.items():
+        if isinstance(rows, list) and rows:
+            print(f"\n{name}")
+            cells = [[repr(cell) if isinstance(cell, str) else _cell(cell) for cell in row.values()] for row in rows]
+            console.print_table(list(rows[0]), cells, right=[key for key in rows[0] if key != "text"])
+    print()
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
 
 
 def _stored(statistics: store.statistics.Statistics) -> dict[str, Any]:
@@ -191,13 +208,3 @@ def _seen(seen: Survey, spell: Spell) -> dict[str, Any]:
             {"id": token, "text": text, "sinks": n} for (token, n), text in zip(tokens, texts, strict=True)
         ],
     }
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return "; ".join(_shown(entry) for entry in value) or "none"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_shown(entry)}" for key, entry in value.items())
-    if isinstance(value, float):
-        return f"{value:,.6g}"
-    return repr(value) if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else str(value)

@@ -79,7 +79,7 @@ def info(folder: Path | None, profile: str | None, json: bool) -> None:
         "fingerprint": opened.manifest.fingerprint,
         "model": named(opened.request, "model", "name"),
         "corpus": named(opened.request, "corpus", "source"),
-        **({"subset": subset} if (subset := opened.request.get("subset")) else {}),
+        **({"subset": _subset(opened.request)} if "subset" in opened.request else {}),
         "layers": {str(layer): f"{d} dimensions" for layer, d in opened.layers.items()},
         "dtype": opened.dtype,
         "context": opened.context,
@@ -97,3 +97,11 @@ def info(folder: Path | None, profile: str | None, json: bool) -> None:
         for key, value in facts.items()
     }
     console.print_facts(flat)
+
+
+def _subset(request: dict[str, Any]) -> str:
+    """Of what a store is a subset, and how it was chosen, from its request, which may be of any form."""
+    steps = request["subset"] if isinstance(request["subset"], list) else []
+    return ", then ".join(
+        ", ".join(f"{key} {value}" for key, value in step.items()) for step in steps if isinstance(step, dict)
+    )

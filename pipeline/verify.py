@@ -126,7 +126,8 @@ def _print(name: str, facts: dict[str, Any], mended: dict[str, Any], problems: l
     if problems:
         for reason in mended.get("not mended because", []):
             print(f"not mended: {console.printable(reason)}", file=sys.stderr)
-        print(f"{name}: {len(problems)} things are wrong among {facts['files']} files", file=sys.stderr)
+        count = "one thing is" if len(problems) == 1 else f"{len(problems)} things are"
+        print(f"{name}: {count} wrong among {facts['files']} files", file=sys.stderr)
     for bad in problems:
         lines = (bad.path, f"  expected: {bad.expected}", f"  found: {bad.found}")
         print("\n".join(f"  {console.printable(line)}" for line in lines), file=sys.stderr)

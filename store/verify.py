@@ -53,11 +53,13 @@ def verify(path: str | Path, progress: Progress = SILENT, *, sample: float = 1.0
     folder = Path(path)
     manifest = Manifest.load(folder)
     read = drawn(manifest.files, sample, seed)
-    problems = {*wrong_sizes(folder, manifest.files), *wrong_contents(folder, read, progress)}
-    problems.update(foreign_entries(folder, manifest.files))
+    problems = {*wrong_sizes(folder, manifest.files), *foreign_entries(folder, manifest.files)}
+    unread = {file.path for file in problems}
+    problems.update(wrong_contents(folder, read, progress))
     if manifest.root is None:
         problems.add(BadFile(NAME, "status complete", "status partial: a harvest has not finished"))
-    n_bytes, n_read = (sum(record.size for record in files.values()) for files in (manifest.files, read))
+    n_bytes = sum(record.size for record in manifest.files.values())
+    n_read = sum(record.size for name, record in read.items() if name not in unread)
     return Verification(sorted(problems), len(manifest.files), n_bytes, n_read, manifest.root)
 
 
