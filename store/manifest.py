@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from store.files import digest, write_json
+from store.files import canonical_json, digest, write_json
 from store.layout import STORAGE, Layout, hook_name
 from store.limits import LAYERS, SHARD_BYTES, check_geometry, read_manifest, shallow_object, whole_number
 from store.problem import Problem
@@ -222,7 +222,7 @@ class Manifest:
                 files={name: FileRecord.parse(record) for name, record in document["files"].items()},
                 root=document["root"],
             )
-            if manifest.to_json()["checksum"] != document["checksum"]:  # of what was understood, so of all keys
+            if canonical_json(manifest.to_json()) != canonical_json(document):  # so nothing is left unread
                 raise ValueError("content that differs from its checksum")
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise _damaged(path, f"{type(error).__name__}: {error}") from None

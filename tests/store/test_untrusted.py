@@ -168,10 +168,12 @@ def test_a_request_nested_deeply(original: Path, shared: Path, depth: int) -> No
     assert tried(shared, sealed(document)) == (depth < 32)
 
 
-@pytest.mark.parametrize("change", ["twice", "unknown", "hook", "algorithm", "status", "float"])
+@pytest.mark.parametrize(
+    "change", ["twice", "unknown", "hook", "algorithm", "status", "float", "fingerprint", "unsealed"]
+)
 def test_a_manifest_is_spelled_in_one_way(original: Path, shared: Path, change: str) -> None:
     document = json.loads((original / NAME).read_bytes())
-    if change == "unknown":
+    if change in ("unknown", "unsealed"):
         document["more"] = 1
     elif change == "hook":
         document["layers"]["3"]["hook"] = "elsewhere"
@@ -181,7 +183,9 @@ def test_a_manifest_is_spelled_in_one_way(original: Path, shared: Path, change: 
         document["status"] = "partial"
     elif change == "float":
         document["context"] = 8.0
-    text = sealed(document)
+    elif change == "fingerprint":
+        document["fingerprint"] = "0" * 64
+    text = json.dumps(document) if change in ("unsealed", "fingerprint") else sealed(document)
     if change == "twice":
         text = text.replace('"context": 8', '"context": 8, "context": 8')
     assert not tried(shared, text)
