@@ -136,9 +136,8 @@ def _table(content: bytes | Path, columns: list[str]) -> pa.Table:
             _check_claims(file, size)
             encoded = file.read(columns)
         encoded.validate(full=True)
-        if sum(_text_bytes(encoded.column(name)) for name in columns if name in texts) > max(
-            FEW_BYTES, EXPANSION * size
-        ):
+        spelled_out = sum(_text_bytes(encoded.column(name)) for name in columns if name in texts)
+        if spelled_out > max(FEW_BYTES, EXPANSION * size):
             raise ValueError("far more text than the file has bytes")
         table = encoded.cast(schema)
         _check_values(table)
