@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.console import printable
 from store.problem import Problem
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ ProfileFlag = Annotated[
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing.")]
 StoreFlag = Annotated[Path | None, typer.Option("--store", help="Folder of the activation store.")]
+StoreArgument = Annotated[Path | None, typer.Argument(help="A store; the profile's if none.")]
 ModelFlag = Annotated[
     str | None, typer.Option("--model", help="Hub id, local folder or GGUF file, instead of the profile's.")
 ]
@@ -130,7 +132,7 @@ def store_ls(
 
 @store_app.command("info")
 def store_info(
-    folder: Annotated[Path | None, typer.Argument(help="A store; the profile's if none.")] = None,
+    folder: StoreArgument = None,
     profile: ProfileFlag = None,
     json: JsonFlag = False,
 ) -> None:
@@ -142,14 +144,60 @@ def store_info(
 
 @store_app.command("verify")
 def store_verify(
-    folder: Annotated[Path | None, typer.Argument(help="A store; the profile's if none.")] = None,
+    folder: StoreArgument = None,
     profile: ProfileFlag = None,
+    sample: Annotated[str | None, typer.Option(help="Read a random share of the files, such as 5%.")] = None,
+    expect: Annotated[str | None, typer.Option(help="Root digest (8 digits or more), or a run's folder.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Make bad files again, to the recorded bytes.")] = False,
+    source: Annotated[str | None, typer.Option("--from", help="Another copy, to mend files from.")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Check every byte of a store and list all that is wrong."""
-    from pipeline.store import verify
+    from pipeline.verify import run
 
-    verify(folder, profile, json)
+    run(folder, profile, sample, expect, repair, source, json)
+
+
+@store_app.command("inspect")
+def store_inspect(
+    folder: StoreArgument = None,
+    row: Annotated[int | None, typer.Option(min=0, help="Number of a sequence; 0 if nothing is named.")] = None,
+    document: Annotated[str | None, typer.Option(help="Id of a document, to see where it begins.")] = None,
+    profile: ProfileFlag = None,
+    json: JsonFlag = False,
+) -> None:
+    """Show a sequence: its text, token ids, documents and the norms of its activations."""
+    from pipeline.inspect import inspect
+
+    inspect(folder, row, document, profile, json)
+
+
+@store_app.command("stats")
+def store_stats(
+    folder: StoreArgument = None,
+    layer: Annotated[int | None, typer.Option(min=0, help="One layer; all if none.")] = None,
+    profile: ProfileFlag = None,
+    json: JsonFlag = False,
+) -> None:
+    """Norms, outlier dimensions and attention sinks of a store's activations."""
+    from pipeline.inspect import stats
+
+    stats(folder, layer, profile, json)
+
+
+@store_app.command("subset")
+def store_subset(
+    folder: Annotated[Path, typer.Argument(help="A store.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the new store.")],
+    layer: Annotated[list[int] | None, typer.Option("--layer", min=0, help="Layer to keep; repeatable.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Keep the first sequences, up to this many tokens.")] = None,
+    documents: Annotated[Path | None, typer.Option(help="File with the ids of documents to keep, one a line.")] = None,
+    profile: ProfileFlag = None,
+) -> None:
+    """Make a store of some layers, the first tokens, or some documents of another."""
+    from pipeline.subset import run
+
+    run(folder, out, layer or [], tokens, documents, profile)
 
 
 def main() -> None:
@@ -157,7 +205,7 @@ def main() -> None:
     try:
         app()
     except Problem as problem:
-        print(problem, file=sys.stderr)
+        print(printable(str(problem)), file=sys.stderr)
         sys.exit(problem.exit_status)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:

@@ -143,9 +143,14 @@ def progress() -> BarProgress | LineProgress:
     return BarProgress() if err.is_terminal else LineProgress()
 
 
+def printable(text: str) -> str:
+    """`text` with control characters as escapes: what comes from elsewhere must not steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout and nothing else."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(printable(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()) -> None:
@@ -154,7 +159,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], right:
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*[str(cell) for cell in row])
+        table.add_row(*[Text(printable(str(cell))) for cell in row])
     Console(width=None if sys.stdout.isatty() else UNBOUNDED).print(table)
 
 
@@ -162,4 +167,4 @@ def print_facts(facts: dict[str, object]) -> None:
     """Names and values, one a line."""
     width = max(map(len, facts), default=0)
     for name, value in facts.items():
-        print(f"{name:<{width}}  {value}")
+        print(printable(f"{name:<{width}}  {value}"))

@@ -1,20 +1,18 @@
-"""`pipeline store ls | info | verify`."""
+"""`pipeline store ls | info`."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from pipeline import console
 from pipeline.params import read_params
 from pipeline.paths import Project
+from store.problem import Problem
 
 
 def ls(folder: Path | None, profile: str | None, json: bool) -> None:
     """Every store in a folder, partial and unreadable ones too."""
-    from store.manifest import summary
-
     project = Project.here()
     params = read_params(project.root)
     folder = folder or project.root / "data" / "stores"
@@ -26,8 +24,45 @@ def ls(folder: Path | None, profile: str | None, json: bool) -> None:
     elif not rows:
         print(f"no stores in {project.show(folder)}; `pipeline harvest` makes one")
     else:
-        columns = list(rows[0])
-        console.print_table(columns, [[row[c] for c in columns] for row in rows], right=["sequences", "GB"])
+        columns = ["store", "status", "model", "layers", "dtype", "tokens", "GB", "root"]
+        cells = [[_cell(row[column]) for column in columns] for row in rows]
+        console.print_table(columns, cells, right=["tokens", "GB"])
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """One line about the store `folder`, whatever state it is in; only the manifest is read."""
+    from store.manifest import Manifest
+
+    try:
+        manifest = Manifest.load(folder)
+    except Problem as problem:
+        unknown = ("model", "layers", "dtype", "context", "sequences", "tokens", "GB", "root", "fingerprint")
+        return {"status": "unreadable", **dict.fromkeys(unknown), "note": problem.what}
+    return {
+        "status": manifest.status,
+        "model": named(manifest.request, "model", "name"),
+        "layers": ",".join(map(str, manifest.layers)),
+        "dtype": manifest.dtype,
+        "context": manifest.context,
+        "sequences": manifest.n_sequences,
+        "tokens": manifest.n_sequences and manifest.n_sequences * manifest.context,
+        "GB": round(sum(record.size for record in manifest.files.values()) / 1e9, 3),
+        "root": manifest.root and manifest.root[:8],
+        "fingerprint": manifest.fingerprint[:8],
+        "note": "",
+    }
+
+
+def named(request: dict[str, Any], *keys: str) -> str | None:
+    """A text inside a request, which may be of any form; None where there is none."""
+    value: Any = request
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, str) else None
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def info(folder: Path | None, profile: str | None, json: bool) -> None:
@@ -42,8 +77,9 @@ def info(folder: Path | None, profile: str | None, json: bool) -> None:
         "store": project.show(opened.path),
         "root digest": opened.root,
         "fingerprint": opened.manifest.fingerprint,
-        "model": opened.request.get("model", {}).get("name"),
-        "corpus": opened.request.get("corpus", {}).get("source"),
+        "model": named(opened.request, "model", "name"),
+        "corpus": named(opened.request, "corpus", "source"),
+        **({"subset": _subset(opened.request)} if "subset" in opened.request else {}),
         "layers": {str(layer): f"{d} dimensions" for layer, d in opened.layers.items()},
         "dtype": opened.dtype,
         "context": opened.context,
@@ -63,31 +99,9 @@ def info(folder: Path | None, profile: str | None, json: bool) -> None:
     console.print_facts(flat)
 
 
-def verify(folder: Path | None, profile: str | None, json: bool) -> None:
-    """Every byte against its digest; exit status 1 if anything is wrong."""
-    import store
-
-    project = Project.here()
-    folder = folder or project.store(read_params(project.root).named(profile))
-    with console.progress() as progress:
-        result = store.verify(folder, progress)
-    if json:
-        console.print_json(
-            {
-                "store": project.show(folder),
-                "ok": not result.problems,
-                "files": result.n_files,
-                "bytes": result.n_bytes,
-                "root": result.root,
-                "problems": [vars(bad) for bad in result.problems],
-            }
-        )
-    elif result.problems:
-        print(f"{project.show(folder)}: {len(result.problems)} of {result.n_files} files are wrong", file=sys.stderr)
-        for bad in result.problems:
-            print(f"  {bad.path}\n    expected: {bad.expected}\n    found: {bad.found}", file=sys.stderr)
-    else:
-        print(f"{project.show(folder)}: all {result.n_files} files ({result.n_bytes:,} bytes) are as recorded")
-        console.print_facts({"root digest": result.root})
-    if result.problems:
-        sys.exit(1)
+def _subset(request: dict[str, Any]) -> str:
+    """Of what a store is a subset, and how it was chosen, from its request, which may be of any form."""
+    steps = request["subset"] if isinstance(request["subset"], list) else []
+    return ", then ".join(
+        ", ".join(f"{key} {value}" for key, value in step.items()) for step in steps if isinstance(step, dict)
+    )

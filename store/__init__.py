@@ -8,6 +8,8 @@ from store.manifest import StoreSpec
 from store.prefetch import prefetch
 from store.reader import ActivationStore
 from store.reader import open_store as open
+from store.repair import repair
+from store.subset import Selection, subset
 from store.verify import verify
 from store.windows import RaggedBatch, WindowBatch, Windows
 from store.writer import OtherContent, StoreWriter, remove_store
@@ -16,6 +18,7 @@ __all__ = [
     "ActivationStore",
     "OtherContent",
     "RaggedBatch",
+    "Selection",
     "StoreSpec",
     "StoreWriter",
     "WindowBatch",
@@ -23,5 +26,7 @@ __all__ = [
     "open",
     "prefetch",
     "remove_store",
+    "repair",
+    "subset",
     "verify",
 ]

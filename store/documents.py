@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from store.files import PARTIAL, sync_folder
+from store.problem import Problem
 
 SPLITS = ("train", "heldout")
 ROW_GROUP = 8192
@@ -27,6 +29,10 @@ SCHEMA = pa.schema(
         ("n_tokens", pa.int64()),
     ]
 )
+CODECS = {"SNAPPY", "UNCOMPRESSED"}
+"""How pages may be compressed: at most some twenty times."""
+FEW_ROWS, FEW_BYTES, EXPANSION = 2**20, 2**28, 256
+"""Of any table that is read; larger ones have a row a byte at most, and `EXPANSION` bytes of text."""
 
 
 def split_of(text: str, heldout: float) -> str:
@@ -89,12 +95,85 @@ class DocumentWriter:
         self._partial.unlink(missing_ok=True)
 
 
-def read_documents(path: Path) -> pd.DataFrame:
-    """`documents.parquet` as a table with one row a document."""
-    return pq.read_table(path).to_pandas()
+def read_documents(content: bytes | Path) -> pd.DataFrame:
+    """`documents.parquet`, its bytes or its path, as a table with one row a document.
+
+    Raises Problem for what is no such file, or would take far more memory than it takes on disk.
+    """
+    return _table(content, SCHEMA.names).to_pandas()
 
 
-def is_train(path: Path) -> np.ndarray:
-    """bool [n_documents] from `documents.parquet`: whether each document is in the train split."""
-    split = pq.read_table(path, columns=["split"]).column("split").to_numpy()
-    return np.asarray(split == "train", bool)
+def is_train(content: bytes | Path) -> np.ndarray:
+    """bool [n_documents] from `documents.parquet`, its bytes or its path: whether each is in the train split."""
+    split = _table(content, ["split"]).column("split")
+    return np.asarray(pc.equal(split, SPLITS[0]), bool)
+
+
+def in_train(document: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """bool, shaped as `document`: whether a position holds a token of the train split.
+
+    `train` is what `is_train` returned. Raises Problem for documents that the table does not have.
+    """
+    if document.max(initial=-1) >= len(train):
+        raise Problem(
+            "The tokens of this store belong to documents that its table does not have.",
+            expected=f"numbers below {len(train)}",
+            found=int(document.max()),
+            do="get the store again from its source; this one is damaged, or not to be trusted",
+        )
+    kept = document >= 0
+    return kept & train[np.where(kept, document, 0)] if kept.any() else kept
+
+
+def _table(content: bytes | Path, columns: list[str]) -> pa.Table:
+    """Some columns of the table. Text is read as numbers of distinct values, and written out once its size is known."""
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    schema = pa.schema([SCHEMA.field(name) for name in columns])
+    texts = [field.name for field in SCHEMA if field.type == pa.string()]
+    try:
+        source = pa.BufferReader(content) if isinstance(content, bytes) else content
+        with pq.ParquetFile(source, read_dictionary=texts) as file:
+            _check_claims(file, size)
+            encoded = file.read(columns)
+        encoded.validate(full=True)
+        spelled_out = sum(_text_bytes(encoded.column(name)) for name in columns if name in texts)
+        if spelled_out > max(FEW_BYTES, EXPANSION * size):
+            raise ValueError("far more text than the file has bytes")
+        table = encoded.cast(schema)
+        _check_values(table)
+    except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError) as error:
+        raise Problem(
+            "The table of documents cannot be read.",
+            where=content.absolute() if isinstance(content, Path) else "documents.parquet",
+            expected=f"a Parquet file with the columns {', '.join(SCHEMA.names)}",
+            found=str(error),
+            do="get the store again from its source; this one is damaged, or not to be trusted",
+        ) from None
+    return table
+
+
+def _check_claims(file: pq.ParquetFile, size: int) -> None:
+    """Refuse another schema, codecs without bound, and more rows than so many bytes can hold."""
+    facts = file.metadata
+    groups = [facts.row_group(i) for i in range(facts.num_row_groups)]
+    codecs = {group.column(i).compression for group in groups for i in range(group.num_columns)}
+    if not file.schema.to_arrow_schema().equals(SCHEMA) or not codecs <= CODECS:
+        raise ValueError("other columns, types or compression")
+    if max(facts.num_rows, sum(group.num_rows for group in groups)) > max(FEW_ROWS, size):
+        raise ValueError(f"{facts.num_rows:,} rows in {size:,} bytes")
+
+
+def _text_bytes(column: pa.ChunkedArray) -> int:
+    """Bytes of a column of text once each row has its own."""
+    lengths = [pc.binary_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks]
+    return sum(pc.sum(chunk.cast(pa.int64())).as_py() or 0 for chunk in lengths)
+
+
+def _check_values(table: pa.Table) -> None:
+    for name in table.column_names:
+        if name != "label" and table.column(name).null_count:
+            raise ValueError(f"rows without {name}")
+    if "split" in table.column_names and not pc.all(pc.is_in(table.column("split"), pa.array(SPLITS))).as_py():
+        raise ValueError(f"a split that is none of {', '.join(SPLITS)}")
+    if "n_tokens" in table.column_names and pc.any(pc.less(table.column("n_tokens"), 0)).as_py():
+        raise ValueError("a document of less than no tokens")

@@ -68,10 +68,15 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, readable_json(value))
 
 
+def remove(path: Path) -> None:
+    """Delete a file, a link (never what it leads to) or a folder with all that is in it."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
 def remove_partials(folder: Path) -> None:
     """Delete what an interrupted `write_atomically` left behind anywhere below `folder`."""
     for path in sorted(folder.rglob(f"*{PARTIAL}")):
-        path.unlink() if not path.is_dir() else shutil.rmtree(path)
+        remove(path)
 
 
 def files_below(folder: Path) -> Iterable[Path]:

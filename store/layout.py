@@ -95,6 +95,17 @@ class Layout:
         """What follows from the rest: the statistics of every layer, and the card."""
         return {CARD}.union(*(self.statistics_paths(layer) for layer in self.layers))
 
+    def sizes(self) -> dict[str, int]:
+        """Path -> bytes of every shard and vector of statistics: the geometry decides them."""
+        arrays = [self.tokens, self.document, *self.activations.values()]
+        shards = {array.shard_path(i): array.shard_bytes(i) for array in arrays for i in range(array.n_shards)}
+        vectors = {
+            f"{self.statistics_folder(layer)}/{name}/c/0": 8 * {"feature": d, "position": self.context}[axis]
+            for layer, d in self.layers.items()
+            for name, axis in STATISTICS.items()
+        }
+        return shards | vectors
+
     def files(self) -> set[str]:
         """Every file of a complete store but the manifest."""
         shards = {file for array in self.activations.values() for file in array.files()}

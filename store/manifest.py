@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -11,15 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from store.files import digest, write_json
+from store.files import canonical_json, digest, write_json
 from store.layout import STORAGE, Layout, hook_name
+from store.limits import LAYERS, SHARD_BYTES, check_geometry, read_manifest, shallow_object, whole_number
 from store.problem import Problem
 
 NAME = "manifest.json"
 FORMAT = "tsae-activation-store"
 VERSION = 1
-SHARD_BYTES = 64 * 2**20
-"""Upper bound of a shard's payload, unless eight sequences need more."""
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,14 @@ class FileRecord(NamedTuple):
         for part in parts:
             sha256.update(part)
         return cls(sum(len(part) for part in parts), sha256.hexdigest())
+
+    @classmethod
+    def parse(cls, value: Any) -> FileRecord:
+        """A record from a manifest that may hold anything: ValueError or TypeError for what is no record."""
+        record = cls(**value)
+        if not _SHA256.fullmatch(record.sha256):
+            raise ValueError(f"{record.sha256!r:.80} where a sha256 belongs")
+        return cls(whole_number(record.size), record.sha256)
 
 
 @dataclass(frozen=True)
@@ -172,7 +181,7 @@ class Manifest:
         """
         path = folder / NAME
         try:
-            document = json.loads(path.read_bytes())
+            document = read_manifest(path)
         except OSError as error:
             raise Problem(
                 "This folder is not an activation store.",
@@ -182,7 +191,7 @@ class Manifest:
                 do="check the path, or make the store with `pipeline harvest`",
             ) from None
         except ValueError as error:
-            raise _damaged(path, f"not JSON: {error}") from None
+            raise _damaged(path, str(error)) from None
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise _damaged(path, "not a manifest of an activation store")
         if document.get("version") != VERSION:
@@ -197,27 +206,25 @@ class Manifest:
 
     @classmethod
     def _parse(cls, path: Path, document: dict[str, Any]) -> Manifest:
-        checksum = document.pop("checksum", None)
-        if checksum != digest(document):
-            raise _damaged(path, "content that differs from its checksum")
         try:
+            if document["dtype"] not in STORAGE or not 0 < len(document["layers"]) <= LAYERS:
+                raise ValueError("impossible geometry")
+            count = document["n_sequences"]
+            layers = {whole_number(int(layer)): facts["d"] for layer, facts in document["layers"].items()}
             manifest = cls(
-                request=document["request"],
-                plan=document["plan"],
-                context=int(document["context"]),
-                n_sequences=document["n_sequences"],
-                rows_per_shard=int(document["rows_per_shard"]),
+                request=shallow_object(document["request"]),
+                plan=shallow_object(document["plan"]),
+                context=whole_number(document["context"], 1),
+                n_sequences=None if count is None else whole_number(count, 1),
+                rows_per_shard=whole_number(document["rows_per_shard"], 1),
                 dtype=document["dtype"],
-                layers=dict(sorted((int(layer), int(facts["d"])) for layer, facts in document["layers"].items())),
-                files={name: FileRecord(**record) for name, record in document["files"].items()},
+                layers={layer: whole_number(d, 1) for layer, d in sorted(layers.items())},
+                files={name: FileRecord.parse(record) for name, record in document["files"].items()},
                 root=document["root"],
             )
-            geometry = [manifest.context, manifest.rows_per_shard, *manifest.layers.values()]
-            if manifest.n_sequences is not None:
-                geometry.append(manifest.n_sequences)
-            if manifest.dtype not in STORAGE or min(geometry) < 1:
-                raise ValueError("impossible geometry")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if canonical_json(manifest.to_json()) != canonical_json(document):  # so nothing is left unread
+                raise ValueError("content that differs from its checksum")
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise _damaged(path, f"{type(error).__name__}: {error}") from None
         manifest._check_names(path)
         manifest._check_files(path)
@@ -236,36 +243,25 @@ class Manifest:
 
     def _check_files(self, path: Path) -> None:
         """The files are those that the geometry asks for, all of them and sealed where it is complete."""
-        expected = set() if self.n_sequences is None else self.layout.files()
-        differing = expected ^ set(self.files) if self.root else set(self.files) - expected
+        if self.n_sequences is None:
+            if self.files or self.root is not None:
+                raise _damaged(path, "files of a store whose text is not packed")
+            return
+        layout = self.layout
+        try:
+            check_geometry(layout, len(self.files), self.root is not None)
+        except ValueError as error:
+            raise _damaged(path, f"an impossible geometry: {error}") from None
+        differing = layout.files() ^ set(self.files) if self.root else set(self.files) - layout.files()
         if differing:
             raise _damaged(path, f"missing or foreign entries: {', '.join(sorted(differing))}")
-        if self.root is None:
-            return
-        if self.root != self.computed_root():
-            raise _damaged(path, "a root digest that differs from its files")
-        for name, content in self.layout.metadata().items():
-            if self.files[name] != FileRecord.of(content):
+        fixed = {name: FileRecord.of(content) for name, content in layout.metadata().items()}
+        sizes = layout.sizes() | {name: record.size for name, record in fixed.items()}
+        for name, record in self.files.items():
+            if record.size != sizes.get(name, record.size) or record != fixed.get(name, record):
                 raise _damaged(path, f"a geometry that differs from {name}")
-
-
-def summary(folder: Path) -> dict[str, Any]:
-    """One line about the store `folder`, whatever state it is in; only the manifest is read."""
-    try:
-        manifest = Manifest.load(folder)
-    except Problem as problem:
-        unknown = dict.fromkeys(("layers", "dtype", "context", "sequences", "GB", "fingerprint"))
-        return {"status": "unreadable", **unknown, "note": problem.what}
-    return {
-        "status": manifest.status,
-        "layers": ",".join(map(str, manifest.layers)),
-        "dtype": manifest.dtype,
-        "context": manifest.context,
-        "sequences": manifest.n_sequences,
-        "GB": round(sum(record.size for record in manifest.files.values()) / 1e9, 3),
-        "fingerprint": manifest.fingerprint[:8],
-        "note": "",
-    }
+        if self.root is not None and self.root != self.computed_root():
+            raise _damaged(path, "a root digest that differs from its files")
 
 
 def as_json(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
-from store.documents import SPLITS, is_train, read_documents
+from store.documents import SPLITS, in_train, is_train, read_documents
 from store.layout import DOCUMENTS
 from store.manifest import NAME, FileRecord, Manifest
 from store.mapping import MappedRows, mapped
@@ -110,11 +110,11 @@ class ActivationStore:
     @cached_property
     def _row_splits(self) -> np.ndarray:
         """int8 [n_sequences]: index into SPLITS of each sequence; -1 where it has no kept token."""
-        train = is_train(self.path / DOCUMENTS)
+        train = is_train(self._verified(DOCUMENTS)[DOCUMENTS])
         array = self._layout.document
         last = [self._rows_of(array).shard(shard).max(axis=1) for shard in range(array.n_shards)]
         document = np.concatenate(last)
-        return np.where(document < 0, -1, ~train[np.maximum(document, 0)]).astype(np.int8)
+        return np.where(document < 0, -1, ~in_train(document, train)).astype(np.int8)
 
     def window(self, layer: int, row: int) -> Float[Tensor, "context d"]:
         """Sequence `row` as a view of the memory map, for reading only. Costs no copy."""
@@ -144,25 +144,31 @@ class ActivationStore:
         """Row of `documents` that each token belongs to; -1 at BOS and padding, which is what is not kept."""
         return self._gather(self._layout.document, rows)
 
+    def rows_with(self, documents: np.ndarray) -> np.ndarray:
+        """int64 [n]: the sequences that hold a token of any of these documents, ascending."""
+        rows = self._rows_of(self._layout.document)
+        held = [np.isin(rows.shard(shard), documents).any(axis=1) for shard in range(self._layout.n_shards)]
+        return np.flatnonzero(np.concatenate(held))
+
     @cached_property
     def documents(self) -> pd.DataFrame:
         """One row a document: id, source, label, split, n_tokens."""
-        return read_documents(self.path / DOCUMENTS)
+        return read_documents(self._verified(DOCUMENTS)[DOCUMENTS])
 
     def statistics(self, layer: int) -> Statistics:
         """Mean, variance and norms of a layer over the kept tokens of the train split."""
         self._activations(layer)
-        files = {name: (self.path / name).read_bytes() for name in self._layout.statistics_paths(layer)}
-        records = self.manifest.files
-        refuse(
-            self.path,
-            [
-                BadFile(name, f"sha256 {records[name].sha256}", "other content")
-                for name, content in files.items()
-                if FileRecord.of(content) != records[name]
-            ],
-        )
+        files = self._verified(*self._layout.statistics_paths(layer))
         return parse_statistics(self._layout, layer, files)
+
+    def _verified(self, *names: str) -> dict[str, bytes]:
+        """Path -> content of files that are read as a whole: refused where the sha256 differs."""
+        records = {name: self.manifest.files[name] for name in names}
+        refuse(self.path, wrong_sizes(self.path, records))
+        files = {name: (self.path / name).read_bytes() for name in names}
+        differing = [name for name in names if FileRecord.of(files[name]) != records[name]]
+        refuse(self.path, [BadFile(name, f"sha256 {records[name].sha256}", "other content") for name in differing])
+        return files
 
     def windows(self, layer: int, split: str = "train", batch_rows: int = 16, seed: int = 0) -> Windows:
         """Shuffled batches of `batch_rows` sequences of a split."""

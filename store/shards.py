@@ -108,6 +108,10 @@ class ShardedArray:
         """File of shard `shard`, relative to the store."""
         return "/".join([self.path, "c", str(shard), *["0"] * (len(self.shape) - 1)])
 
+    def shard_bytes(self, shard: int) -> int:
+        """Size of the file of shard `shard`: its payload, 16 bytes for each row of a full shard, and the crc32c."""
+        return len(self.shard_rows(shard)) * self.row_bytes + 16 * self.rows_per_shard + 4
+
     def files(self) -> list[str]:
         """Every shard file, relative to the store."""
         return [self.shard_path(shard) for shard in range(self.n_shards)]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import dask
 import numpy as np
 
-from store.documents import is_train
+from store.documents import in_train, is_train
 from store.layout import DOCUMENTS, STATISTICS, Layout
 from store.problem import Problem
 from store.shards import ShardedArray, array_metadata, group_metadata
@@ -92,7 +92,7 @@ def shard_moments(folder: Path, array: ShardedArray, document: ShardedArray, sha
     context, d = array.shape[1:]
     total = Moments(0, np.zeros(d), np.zeros(d), np.zeros(context), np.zeros(context))
     for vectors, ids in zip(array.map(folder, shard), document.map(folder, shard), strict=True):
-        kept = (ids >= 0) & train[np.maximum(ids, 0)]
+        kept = in_train(ids, train)
         if kept.any():
             total = merge(total, _sequence_moments(as_float64(vectors[kept]), kept))
     return total
@@ -140,7 +140,23 @@ def statistics_files(layout: Layout, layer: int, statistics: Statistics) -> dict
 
 
 def parse_statistics(layout: Layout, layer: int, files: dict[str, bytes]) -> Statistics:
-    """The inverse of `statistics_files`."""
+    """The inverse of `statistics_files`. Raises Problem for files that it would not write."""
     folder = layout.statistics_folder(layer)
-    vectors = {name: np.frombuffer(files[f"{folder}/{name}/c/0"], "<f8") for name in STATISTICS}
-    return Statistics(**vectors, count=json.loads(files[f"{folder}/zarr.json"])["attributes"]["count"])
+    try:
+        vectors = {name: np.frombuffer(files[f"{folder}/{name}/c/0"], "<f8") for name in STATISTICS}
+        statistics = Statistics(**vectors, count=json.loads(files[f"{folder}/zarr.json"])["attributes"]["count"])
+        sizes = [len(vector) for vector in vectors.values()]
+        sound = type(statistics.count) is int and sizes == [layout.layers[layer]] * 2 + [layout.context]
+        sound = sound and statistics_files(layout, layer, statistics) == files
+        sound = sound and bool(np.isfinite(statistics.mean).all() and np.isfinite(statistics.scale))
+        sound = sound and statistics.count >= 0 and bool((statistics.variance >= 0).all())
+    except (ValueError, KeyError, TypeError, RecursionError):
+        sound = False
+    if not sound:
+        raise Problem(
+            "The statistics of this store are not as the format has them.",
+            where=folder,
+            expected="a count, and vectors of finite numbers",
+            do="get the store again from its source; this one is damaged, or not to be trusted",
+        )
+    return statistics

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from store.card import card
-from store.files import PARTIAL, remove_partials
+from store.files import PARTIAL, remove, remove_partials
 from store.layout import CARD, Layout
 from store.lock import Lock
 from store.manifest import NAME, FileRecord, Manifest, StoreSpec, as_json
@@ -64,7 +63,7 @@ class StoreWriter:
         folder = Path(folder)
         lock = Lock(folder)
         try:
-            if _is_vacant(folder):
+            if is_vacant(folder):
                 remove_partials(folder)
                 manifest, damaged = Manifest.of(spec, plan), set[str]()
                 folder.mkdir(parents=True, exist_ok=True)
@@ -224,27 +223,24 @@ def remove_store(folder: Path) -> None:
         return
     lock = Lock(folder)
     try:
-        if not _is_vacant(folder) and not (folder / NAME).is_file():
-            raise _no_store(folder)
+        if not is_vacant(folder) and not (folder / NAME).is_file():
+            raise no_store(folder)
         for path in sorted(folder.iterdir(), key=lambda path: path.name == NAME):
-            _remove(path)
+            remove(path)
         folder.rmdir()
     finally:
         lock.release()
 
 
-def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-
-
-def _is_vacant(folder: Path) -> bool:
+def is_vacant(folder: Path) -> bool:
     """Whether there is nothing at `folder` but what an interrupted creation leaves."""
     if not folder.exists():
         return True
     return folder.is_dir() and all(path.name.endswith(PARTIAL) for path in folder.iterdir())
 
 
-def _no_store(folder: Path) -> Problem:
+def no_store(folder: Path) -> Problem:
+    """What to say of a folder that has files but no manifest."""
     return Problem(
         "This folder is in the way: it is no activation store.",
         where=folder.absolute(),
@@ -256,7 +252,7 @@ def _no_store(folder: Path) -> Problem:
 def _resume(folder: Path, spec: StoreSpec, progress: Progress) -> tuple[Manifest, set[str]]:
     """Bring a store back to what its manifest can vouch for; returns the manifest and the damaged files."""
     if not (folder / NAME).is_file():
-        raise _no_store(folder)
+        raise no_store(folder)
     manifest = Manifest.load(folder)
     fresh = Manifest.of(spec, manifest.plan)
     if replace(manifest, n_sequences=None, files={}, root=None) != fresh:
@@ -277,7 +273,7 @@ def _resume(folder: Path, spec: StoreSpec, progress: Progress) -> tuple[Manifest
     for file in foreign_entries(folder, manifest.files):
         (folder / file.path).unlink()
     for name in damaged:
-        _remove(folder / name)
+        remove(folder / name)
     return manifest, damaged
 
 

@@ -37,15 +37,13 @@ def warm_up(runner: LayerRunner, writer: StoreWriter, plan: HarvestPlan) -> None
 
 
 def harvest_shard(
-    writer: StoreWriter,
-    shard: int,
+    tokens: Int[np.ndarray, "rows context"],
     runner: LayerRunner,
     config: HarvestConfig,
     plan: HarvestPlan,
     progress: Progress,
 ) -> dict[int, np.ndarray]:
-    """Activations of one shard by layer, `[rows, context, d]` in storage dtype."""
-    tokens = writer.tokens(shard)
+    """Activations of one shard, whose tokens these are, by layer: `[rows, context, d]` in storage dtype."""
     payload: dict[int, np.ndarray] = {}
     for rows, block in batches(tokens, plan.batch_rows):
         kept = rows.stop - rows.start
@@ -70,7 +68,7 @@ def harvest_shards(
     pending: Future[None] | None = None
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="shard-writer") as disk:
         for shard in writer.missing_shards():
-            payload = harvest_shard(writer, shard, runner, config, plan, progress)
+            payload = harvest_shard(writer.tokens(shard), runner, config, plan, progress)
             if pending is not None:
                 pending.result()
             pending = disk.submit(writer.write_shard, shard, payload)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from stages.harvest.activations import harvest_shards, warm_up
+from stages.harvest.card import card_facts
 from stages.harvest.config import HarvestConfig
 from stages.harvest.plan import HarvestPlan, decide, follow
 from stages.harvest.request import make_request
@@ -93,7 +94,7 @@ def harvest(
         harvest_shards(writer, runner, config, plan, progress)
         seconds = time.monotonic() - begun
         check = self_check(writer, lm, runner, config, plan)
-        root = writer.finish(_card_facts(request, plan))
+        root = writer.finish(card_facts(request, asdict(plan)))
         result = HarvestResult(
             folder,
             root,
@@ -148,18 +149,6 @@ def _plan(writer: StoreWriter, config: HarvestConfig, lm: LanguageModel, progres
         progress.note(notice)
     writer.record_plan(asdict(plan))
     return plan
-
-
-def _card_facts(request: dict[str, Any], plan: HarvestPlan) -> dict[str, str]:
-    return {
-        "Language model": str(request["model"]["name"]),
-        "Hook points": ", ".join(request["hooks"]),
-        "Text": str(request["corpus"]["source"]),
-        "Licence of the text": str(request["corpus"].get("licence") or "as its source states"),
-        "Packing": f"{request['packing']}, {request['context']} positions a row, BOS first",
-        "Forward pass": f"{plan.compute_dtype}, {plan.attention} attention, "
-        f"{'compiled' if plan.compiled else 'eager'}, batches of {plan.batch_rows}",
-    }
 
 
 def _write_run_json(result: HarvestResult, model: ModelConfig, check: SelfCheck, seconds: float) -> None:

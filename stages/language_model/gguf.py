@@ -107,6 +107,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsae-pipeline" / "models"
 
 
+def conversion(parts: Sequence[Path], sha256: str | None = None) -> Path:
+    """The folder that `converted` gives, whether it is there yet or not."""
+    return cache_folder() / (sha256 or joined_sha256(parts))[:16].lower()
+
+
 def converted(parts: Sequence[Path], sha256: str | None = None, progress: Progress = SILENT) -> Path:
     """The Hugging Face folder that the GGUF in `parts` is converted to, once; its name is from the sha256.
 

@@ -19,6 +19,7 @@ WAYS_ON = (
     "either log in to the hub (`hf auth login`) and accept the model's licence on its page, "
     "or name weights on this machine: --model PATH (a Hugging Face folder or a .gguf file)"
 )
+TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "config.json"]
 MODEL_FILES = ["*.safetensors", "*.json", "tokenizer.model", "*.txt"]
 
 
@@ -82,6 +83,22 @@ def configuration(source: Source) -> Path:
     if source.kind == "folder":
         return _checked_folder(Path(source.name))
     return _hub_snapshot(source.name, ["config.json"])
+
+
+def tokenizer_folder(config: ModelConfig) -> Path:
+    """A folder that holds the model's tokenizer, without fetching or converting weights.
+
+    Raises Problem where there is none yet, as for a GGUF that was never converted.
+    """
+    source = parse_source(config.source, config.sha256)
+    if source.kind == "folder":
+        return _checked_folder(Path(source.name))
+    if source.kind == "hub":
+        return _hub_snapshot(source.name, TOKENIZER_FILES)
+    folder = gguf.conversion(gguf_parts(source), source.sha256)
+    if not folder.is_dir():
+        raise Problem("This GGUF was not converted here yet, and its tokenizer with it.", where=folder)
+    return folder
 
 
 def _checked_folder(folder: Path) -> Path:

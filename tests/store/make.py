@@ -41,9 +41,13 @@ def text(n_rows: int = N_ROWS) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         yield split, tokens, document
 
 
-def activations(layer: int, row: int, dtype: str = "bfloat16") -> np.ndarray:
+def activations(layer: int, row: int, dtype: str = "bfloat16", seed: int = 0) -> np.ndarray:
     """What the tests store for a sequence: [context, d] in storage type."""
-    x = np.random.default_rng([layer, row]).normal(3.0, 10.0, (CONTEXT, LAYERS[layer])).astype(np.float32)
+    x = (
+        np.random.default_rng([layer, row, *[seed] * (seed > 0)])
+        .normal(3.0, 10.0, (CONTEXT, LAYERS[layer]))
+        .astype(np.float32)
+    )
     if dtype == "bfloat16":
         return (x.view(np.uint32) >> 16).astype(np.uint16)
     return x.astype(STORAGE[dtype])
@@ -57,19 +61,21 @@ def write_sequences(writer: StoreWriter, n_rows: int = N_ROWS) -> None:
             out.add_rows(tokens, document)
 
 
-def write_shard(writer: StoreWriter, shard: int, dtype: str = "bfloat16") -> None:
+def write_shard(writer: StoreWriter, shard: int, dtype: str = "bfloat16", seed: int = 0) -> None:
     rows = writer.shard_rows(shard)
-    payload = {layer: np.stack([activations(layer, row, dtype) for row in rows]) for layer in LAYERS}
+    payload = {layer: np.stack([activations(layer, row, dtype, seed) for row in rows]) for layer in LAYERS}
     writer.write_shard(shard, payload)
 
 
-def write(folder: Path, dtype: str = "bfloat16", *, n_rows: int = N_ROWS, progress: Progress = SILENT) -> str:
-    """Create the store, or go on with it, to the end; returns the root digest."""
+def write(
+    folder: Path, dtype: str = "bfloat16", *, n_rows: int = N_ROWS, seed: int = 0, progress: Progress = SILENT
+) -> str:
+    """Create the store, or go on with it, to the end; returns the root digest. Another seed, other activations."""
     with StoreWriter.open(folder, spec(dtype), {"threads": 1}, progress=progress) as writer:
         if writer.n_sequences is None:
             write_sequences(writer, n_rows)
         for shard in writer.missing_shards():
-            write_shard(writer, shard, dtype)
+            write_shard(writer, shard, dtype, seed)
         return writer.finish(CARD_FACTS)
 
 

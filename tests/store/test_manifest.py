@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import store
 from store import ActivationStore, StoreSpec
 from store.files import digest
-from store.manifest import NAME, Manifest, summary
+from store.manifest import NAME, Manifest
 from store.problem import Problem
 from tests.store.make import make
 
@@ -119,11 +119,3 @@ def test_the_fingerprint_is_of_the_request_alone() -> None:
 def test_a_store_that_cannot_be_is_refused(context: int, dtype: str, layers: dict[int, int]) -> None:
     with pytest.raises(Problem):
         StoreSpec({}, context, dtype, layers)
-
-
-def test_a_summary_of_any_state(activations: ActivationStore) -> None:
-    line = summary(activations.path)
-    assert line["status"] == "complete" and line["layers"] == "3,11" and line["sequences"] == 43
-    (activations.path / NAME).write_text("{")
-    assert summary(activations.path)["status"] == "unreadable"
-    assert summary(activations.path).keys() == line.keys()
