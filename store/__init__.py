@@ -7,7 +7,7 @@
 from store.manifest import StoreSpec
 from store.prefetch import prefetch
 from store.reader import ActivationStore
-from store.reader import open_store as open
+from store.reader import open_folder as open
 from store.verify import verify
 from store.windows import RaggedBatch, WindowBatch, Windows
 from store.writer import OtherContent, StoreWriter, remove_store

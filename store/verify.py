@@ -8,10 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from store.encoding import EncodedArray
 from store.files import file_sha256
-from store.manifest import NAME, FileRecord, Manifest
+from store.manifest import NAME, Manifest
 from store.problem import Problem
 from store.progress import SILENT, Progress
+from store.records import FileRecord
+from store.shards import ShardedArray
 
 
 @dataclass(frozen=True, order=True)
@@ -47,10 +50,10 @@ def verify(path: str | Path, progress: Progress = SILENT) -> Verification:
     """
     folder = Path(path)
     manifest = Manifest.load(folder)
-    problems = wrong_contents(folder, manifest.files, progress) + foreign_entries(folder, manifest.files)
+    problems = wrong_store(folder, manifest, progress) + foreign_entries(folder, manifest.files)
     if manifest.root is None:
         problems.append(BadFile(NAME, "status complete", "status partial: a harvest has not finished"))
-    n_bytes = sum(record.size for record in manifest.files.values())
+    n_bytes = sum(record.size for record in manifest.stored.values())
     return Verification(sorted(problems), len(manifest.files), n_bytes, manifest.root)
 
 
@@ -75,6 +78,36 @@ def wrong_contents(folder: Path, files: Mapping[str, FileRecord], progress: Prog
                 bad.append(BadFile(name, expected, found))
             progress.advance(files[name].size)
     return sorted(bad)
+
+
+def wrong_store(folder: Path, manifest: Manifest, progress: Progress = SILENT) -> list[BadFile]:
+    """As `wrong_contents` of a whole store, and the shards that do not decode to what the manifest says."""
+    bad = wrong_contents(folder, manifest.stored, progress)
+    named = {file.path for file in bad}
+    for array in manifest.encoded_arrays():
+        if array.metadata_path not in named:
+            bad += _wrong_decodings(folder, manifest, array, named)
+    return sorted(bad)
+
+
+def _wrong_decodings(folder: Path, manifest: Manifest, array: ShardedArray, skip: set[str]) -> list[BadFile]:
+    """The files of an encoded array that do not decode to what the manifest says, but for those named in `skip`."""
+    name = array.metadata_path
+    try:
+        encoded = EncodedArray.parse(array, (folder / name).read_bytes(), folder / name)
+    except Problem as problem:
+        return [BadFile(name, str(problem.expected), str(problem.found))]
+    bad = []
+    for shard, name in enumerate(array.files()):
+        expected = f"rows of sha256 {manifest.files[name].sha256}"
+        try:
+            rows = None if name in skip else encoded.decode(shard, (folder / name).read_bytes(), folder / name)
+        except Problem as problem:
+            bad.append(BadFile(name, expected, str(problem.found)))
+        else:
+            if rows is not None and (found := FileRecord.of(*array.encode(rows))) != manifest.files[name]:
+                bad.append(BadFile(name, expected, f"rows of sha256 {found.sha256}"))
+    return bad
 
 
 def foreign_entries(folder: Path, files: Iterable[str]) -> list[BadFile]:
