@@ -120,7 +120,7 @@ class _Addresses:
     def __init__(self, size: int) -> None:
         self._size = size
         self._start = _mmap(None, size, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
-        weakref.finalize(self, _LIBC.munmap, self._start, size).atexit = False  # type: ignore[misc]
+        weakref.finalize(self, _LIBC.munmap, self._start, size).atexit = False
 
     @property
     def __array_interface__(self) -> dict[str, Any]:

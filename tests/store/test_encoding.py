@@ -145,7 +145,7 @@ def test_an_encoding_that_is_not_of_whole_arrays_is_refused(
     encoded: ActivationStore, change: Callable[[dict[str, Any]], object]
 ) -> None:
     edit(encoded.path, lambda document: change(document["encoding"]))
-    with pytest.raises(Problem, match="damaged"):
+    with pytest.raises(Problem, match="The manifest of this store is damaged"):
         store.open(encoded.path)
 
 
