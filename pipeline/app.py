@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-store_app = typer.Typer(help="Look into and check activation stores.", no_args_is_help=True)
+store_app = typer.Typer(help="Look into, check and share activation stores.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 
 ProfileFlag = Annotated[
@@ -25,7 +25,7 @@ ProfileFlag = Annotated[
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing.")]
-StoreFlag = Annotated[Path | None, typer.Option("--store", help="Folder of the activation store.")]
+StoreFlag = Annotated[str | None, typer.Option("--store", help="Folder or URL of the activation store.")]
 ModelFlag = Annotated[
     str | None, typer.Option("--model", help="Hub id, local folder or GGUF file, instead of the profile's.")
 ]
@@ -130,7 +130,7 @@ def store_ls(
 
 @store_app.command("info")
 def store_info(
-    folder: Annotated[Path | None, typer.Argument(help="A store; the profile's if none.")] = None,
+    folder: Annotated[str | None, typer.Argument(help="A store, or its URL; the profile's if none.")] = None,
     profile: ProfileFlag = None,
     json: JsonFlag = False,
 ) -> None:
@@ -150,6 +150,32 @@ def store_verify(
     from pipeline.store import verify
 
     verify(folder, profile, json)
+
+
+@store_app.command("push")
+def store_push(
+    places: Annotated[list[str], typer.Argument(metavar="[DIR] URL", help="The profile's store if no DIR.")],
+    compress: Annotated[bool, typer.Option("--compress", help="Send it compressed.")] = False,
+    profile: ProfileFlag = None,
+    json: JsonFlag = False,
+) -> None:
+    """Copy a store to a folder or bucket (s3://, gs://), verified at both ends."""
+    from pipeline.sharing import push
+
+    push(places, compress, profile, json)
+
+
+@store_app.command("pull")
+def store_pull(
+    url: Annotated[str, typer.Argument(help="A store: s3://, gs://, https:// or a folder.")],
+    folder: Annotated[Path | None, typer.Argument(help="data/stores/ and the URL's last part if none.")] = None,
+    profile: ProfileFlag = None,
+    json: JsonFlag = False,
+) -> None:
+    """Copy a store from a URL, verified at both ends."""
+    from pipeline.sharing import pull
+
+    pull(url, folder, profile, json)
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ def ls(folder: Path | None, profile: str | None, json: bool) -> None:
         console.print_table(columns, [[row[c] for c in columns] for row in rows], right=["sequences", "GB"])
 
 
-def info(folder: Path | None, profile: str | None, json: bool) -> None:
+def info(folder: str | None, profile: str | None, json: bool) -> None:
     """The manifest in a person's words."""
     import store
 
@@ -50,7 +50,7 @@ def info(folder: Path | None, profile: str | None, json: bool) -> None:
         "sequences": {**rows, "all": opened.n_sequences},
         "documents": {**documents["split"].value_counts().to_dict(), "all": len(documents)},
         "scale": {str(layer): round(float(opened.statistics(layer).scale), 3) for layer in opened.layers},
-        "bytes": sum(entry.size for entry in opened.manifest.files.values()),
+        "bytes": sum(entry.size for entry in opened.manifest.stored.values()),
         "plan": dict(opened.manifest.plan),
     }
     if json:
