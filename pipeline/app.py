@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-store_app = typer.Typer(help="Look into and check activation stores.", no_args_is_help=True)
+store_app = typer.Typer(help="Look into, check and share activation stores.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 
 ProfileFlag = Annotated[
@@ -26,8 +26,9 @@ ProfileFlag = Annotated[
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing.")]
-StoreFlag = Annotated[Path | None, typer.Option("--store", help="Folder of the activation store.")]
+StoreFlag = Annotated[str | None, typer.Option("--store", help="Folder or URL of the activation store.")]
 StoreArgument = Annotated[Path | None, typer.Argument(help="A store; the profile's if none.")]
+AnyStoreArgument = Annotated[str | None, typer.Argument(help="A store, or its URL; the profile's if none.")]
 ModelFlag = Annotated[
     str | None, typer.Option("--model", help="Hub id, local folder or GGUF file, instead of the profile's.")
 ]
@@ -132,7 +133,7 @@ def store_ls(
 
 @store_app.command("info")
 def store_info(
-    folder: StoreArgument = None,
+    folder: AnyStoreArgument = None,
     profile: ProfileFlag = None,
     json: JsonFlag = False,
 ) -> None:
@@ -160,7 +161,7 @@ def store_verify(
 
 @store_app.command("inspect")
 def store_inspect(
-    folder: StoreArgument = None,
+    folder: AnyStoreArgument = None,
     row: Annotated[int | None, typer.Option(min=0, help="Number of a sequence; 0 if nothing is named.")] = None,
     document: Annotated[str | None, typer.Option(help="Id of a document, to see where it begins.")] = None,
     profile: ProfileFlag = None,
@@ -174,7 +175,7 @@ def store_inspect(
 
 @store_app.command("stats")
 def store_stats(
-    folder: StoreArgument = None,
+    folder: AnyStoreArgument = None,
     layer: Annotated[int | None, typer.Option(min=0, help="One layer; all if none.")] = None,
     profile: ProfileFlag = None,
     json: JsonFlag = False,
@@ -187,7 +188,7 @@ def store_stats(
 
 @store_app.command("subset")
 def store_subset(
-    folder: Annotated[Path, typer.Argument(help="A store.")],
+    folder: Annotated[str, typer.Argument(help="A store, or its URL.")],
     out: Annotated[Path, typer.Argument(help="Folder of the new store.")],
     layer: Annotated[list[int] | None, typer.Option("--layer", min=0, help="Layer to keep; repeatable.")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Keep the first sequences, up to this many tokens.")] = None,
@@ -198,6 +199,32 @@ def store_subset(
     from pipeline.subset import run
 
     run(folder, out, layer or [], tokens, documents, profile)
+
+
+@store_app.command("push")
+def store_push(
+    places: Annotated[list[str], typer.Argument(metavar="[DIR] URL", help="The profile's store if no DIR.")],
+    compress: Annotated[bool, typer.Option("--compress", help="Send it compressed.")] = False,
+    profile: ProfileFlag = None,
+    json: JsonFlag = False,
+) -> None:
+    """Copy a store to a folder or bucket (s3://, gs://), verified at both ends."""
+    from pipeline.sharing import push
+
+    push(places, compress, profile, json)
+
+
+@store_app.command("pull")
+def store_pull(
+    url: Annotated[str, typer.Argument(help="A store: s3://, gs://, https:// or a folder.")],
+    folder: Annotated[Path | None, typer.Argument(help="data/stores/ and the URL's last part if none.")] = None,
+    profile: ProfileFlag = None,
+    json: JsonFlag = False,
+) -> None:
+    """Copy a store from a URL, verified at both ends."""
+    from pipeline.sharing import pull
+
+    pull(url, folder, profile, json)
 
 
 def main() -> None:

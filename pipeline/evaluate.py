@@ -11,7 +11,7 @@ from pipeline.paths import Project
 from store.files import write_json
 
 
-def run(name: str | None, runs: Sequence[Path], folder: Path | None, model: str | None) -> None:
+def run(name: str | None, runs: Sequence[Path], folder: str | None, model: str | None) -> None:
     """Evaluate runs on heldout documents: those named, or all that params.yaml asks for."""
     from stages.evaluate.run import evaluate
 

@@ -11,10 +11,11 @@ from pipeline.params import Params, Profile, read_params, use_profile, with_mode
 from pipeline.paths import Project, suffix_of
 from store.files import digest
 from store.problem import Problem
+from store.remote import is_url
 
 
 def run(
-    name: str | None, model: str | None, layers: Sequence[int], tokens: int | None, folder: Path | None, dry: bool
+    name: str | None, model: str | None, layers: Sequence[int], tokens: int | None, folder: str | None, dry: bool
 ) -> None:
     """Harvest what the profile and the flags ask for, into the path that this content has."""
     from stages.harvest.estimate import estimate
@@ -28,7 +29,7 @@ def run(
         asked = with_flags(plain, model, layers, tokens)
         request = make_request(asked.harvest, asked.model, asked.corpus, progress)
         suffix = "" if asked == plain else suffix_of(digest(request))
-        target = folder or project.store(asked, suffix)
+        target = local_folder(folder) if folder else project.store(asked, suffix)
         if dry:
             console.print_facts(estimate(target, asked.harvest, asked.model, asked.corpus, progress).facts())
             return
@@ -58,6 +59,19 @@ def run(
             "root digest": result.root,
         }
     )
+
+
+def local_folder(text: str) -> Path:
+    """The folder that `--store` names. Raises Problem for a URL."""
+    if is_url(text):
+        raise Problem(
+            "A harvest writes to a folder.",
+            expected="--store FOLDER",
+            found=text,
+            do="harvest into a folder, then `pipeline store push` it",
+            usage=True,
+        )
+    return Path(text)
 
 
 def with_flags(profile: Profile, model: str | None, layers: Sequence[int], tokens: int | None) -> Profile:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ SHOWN = 5
 """Lines of a list of sinks."""
 
 
-def inspect(folder: Path | None, row: int | None, document: str | None, profile: str | None, json: bool) -> None:
+def inspect(folder: str | None, row: int | None, document: str | None, profile: str | None, json: bool) -> None:
     """One sequence: text, token ids, documents, norms."""
     if row is not None and document is not None:
         raise Problem("Name a sequence or a document.", expected="--row or --document", usage=True)
@@ -138,7 +137,7 @@ def _print_sequence(facts: dict[str, Any]) -> None:
     console.print_table(columns, rows, right=["position", "id", "document", *columns[4:]])
 
 
-def stats(folder: Path | None, layer: int | None, profile: str | None, json: bool) -> None:
+def stats(folder: str | None, layer: int | None, profile: str | None, json: bool) -> None:
     """What normalisation and training will meet in a store's activations."""
     project = Project.here()
     params = read_params(project.root)

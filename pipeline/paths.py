@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.params import FILE, Profile
 from store.problem import Problem
+from store.remote import is_url
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,11 @@ class Project:
         """`report/<profile>`."""
         return self.root / "report" / profile.name
 
-    def show(self, path: Path) -> str:
-        """A path as a person would type it here."""
-        path = path.resolve()
+    def show(self, place: str | Path) -> str:
+        """A path, or a URL, as a person would type it here."""
+        if is_url(place):
+            return str(place)
+        path = Path(place).resolve()
         return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 

@@ -46,7 +46,7 @@ def summary(folder: Path) -> dict[str, Any]:
         "context": manifest.context,
         "sequences": manifest.n_sequences,
         "tokens": manifest.n_sequences and manifest.n_sequences * manifest.context,
-        "GB": round(sum(record.size for record in manifest.files.values()) / 1e9, 3),
+        "GB": round(sum(record.size for record in manifest.stored.values()) / 1e9, 3),
         "root": manifest.root and manifest.root[:8],
         "fingerprint": manifest.fingerprint[:8],
         "note": "",
@@ -65,7 +65,7 @@ def _cell(value: object) -> str:
     return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def info(folder: Path | None, profile: str | None, json: bool) -> None:
+def info(folder: str | None, profile: str | None, json: bool) -> None:
     """The manifest in a person's words."""
     import store
 
@@ -86,7 +86,7 @@ def info(folder: Path | None, profile: str | None, json: bool) -> None:
         "sequences": {**rows, "all": opened.n_sequences},
         "documents": {**documents["split"].value_counts().to_dict(), "all": len(documents)},
         "scale": {str(layer): round(float(opened.statistics(layer).scale), 3) for layer in opened.layers},
-        "bytes": sum(entry.size for entry in opened.manifest.files.values()),
+        "bytes": sum(entry.size for entry in opened.manifest.stored.values()),
         "plan": dict(opened.manifest.plan),
     }
     if json:

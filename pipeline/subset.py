@@ -13,7 +13,7 @@ from store.subset import Selection, subset
 
 
 def run(
-    folder: Path, out: Path, layers: list[int], tokens: int | None, documents: Path | None, profile: str | None
+    folder: str, out: Path, layers: list[int], tokens: int | None, documents: Path | None, profile: str | None
 ) -> None:
     """Publish a part of a store as a store of its own."""
     project = Project.here()

@@ -9,12 +9,13 @@ from pipeline import console
 from pipeline.params import Profile, read_params
 from pipeline.paths import Project, suffix_of
 from store.problem import Problem
+from store.remote import is_url
 
 
 def run(
     name: str | None,
     variants: Sequence[str],
-    folder: Path | None,
+    folder: str | None,
     steps: int | None,
     seeds: Sequence[int],
     out: Path | None,
@@ -45,7 +46,7 @@ def run(
     place = store_folder(project, profile, folder)
     opened = store.open(place)
     layer = max(opened.layers)
-    flagged = steps not in (None, profile.train.steps) or place.resolve() != project.store(profile).resolve()
+    flagged = steps not in (None, profile.train.steps) or opened.path.resolve() != project.store(profile).resolve()
     with console.progress() as progress:
         progress.note(f"store: {project.show(place)} ({profile.name}, layer {layer}, root {opened.root[:8]})")
         if not dry:
@@ -66,20 +67,21 @@ def run(
                 console.print_facts(result.facts())
 
 
-def store_folder(project: Project, profile: Profile, folder: Path | None) -> Path:
-    """The store to read: the one named, or the profile's.
+def store_folder(project: Project, profile: Profile, named: str | None) -> str | Path:
+    """The store to read: the one named, which may be a URL, or the profile's.
 
     Raises:
         Problem: there is none, with the command that makes it.
     """
-    place = folder or project.store(profile)
+    if named is not None and is_url(named):
+        return named
+    place = Path(named) if named else project.store(profile)
     if not (place / "manifest.json").exists():
         raise Problem(
             "There is no activation store here.",
             where=project.show(place),
             expected="a folder with a manifest.json",
             found="no such folder" if not place.exists() else "no manifest.json in it",
-            do=f"run: pipeline harvest --profile {profile.name}"
-            + (f" --store {project.show(place)}" if folder else ""),
+            do=f"run: pipeline harvest --profile {profile.name}" + (f" --store {project.show(place)}" if named else ""),
         )
     return place

@@ -1,14 +1,15 @@
 """Activation stores: a language model's activations on disk, in token order. `STORE.md` specifies the format.
 
-`store.open(folder)` gives an `ActivationStore`; training reads `windows(layer, "train").batch(step)` of it, or
-`prefetch` of those windows. A batch's `split()` cuts it at the boundaries of documents.
+`store.open(folder_or_url)` gives an `ActivationStore`; training reads `windows(layer, "train").batch(step)` of it, or
+`prefetch` of those windows. A batch's `split()` cuts it at the boundaries of documents. `push` and `pull` share stores.
 """
 
 from store.manifest import StoreSpec
+from store.mirror import open_store as open
 from store.prefetch import prefetch
 from store.reader import ActivationStore
-from store.reader import open_store as open
 from store.repair import repair
+from store.sharing import Transfer, pull, push
 from store.subset import Selection, subset
 from store.verify import verify
 from store.windows import RaggedBatch, WindowBatch, Windows
@@ -21,10 +22,13 @@ __all__ = [
     "Selection",
     "StoreSpec",
     "StoreWriter",
+    "Transfer",
     "WindowBatch",
     "Windows",
     "open",
     "prefetch",
+    "pull",
+    "push",
     "remove_store",
     "repair",
     "subset",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -53,7 +54,7 @@ def sync_folder(folder: Path) -> None:
 def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
     """Write `parts` to `path` so that a crash leaves the old file or the new one, never a mixture."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + PARTIAL)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")  # two may write the same file at once
     with temporary.open("wb") as file:
         for part in parts:
             file.write(part)

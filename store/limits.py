@@ -30,15 +30,20 @@ DEPTH = 32
 """Objects and lists inside one another, in a request or plan."""
 
 
-def read_manifest(path: Path) -> Any:
-    """The JSON value in the regular file `path`: UTF-8, each key once, no NaN. Raises OSError or ValueError."""
+def read_manifest(path: Path) -> bytes:
+    """The content of the regular file `path`, if a manifest can be so large. Raises OSError or ValueError."""
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("no regular file")
     if status.st_size > MANIFEST_BYTES:
         raise ValueError(f"{status.st_size:,} bytes, more than {MANIFEST_BYTES:,}")
+    return path.read_bytes()
+
+
+def parse_manifest(content: bytes) -> Any:
+    """The JSON value in `content`: UTF-8, each key once, no NaN. Raises ValueError."""
     try:
-        return json.loads(path.read_bytes().decode(), object_pairs_hook=_unique, parse_constant=_no_number)
+        return json.loads(content.decode(), object_pairs_hook=_unique, parse_constant=_no_number)
     except RecursionError:
         raise ValueError("not JSON: nested too deeply") from None
     except ValueError as error:

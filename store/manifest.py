@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from store.files import canonical_json, digest, write_json
 from store.layout import STORAGE, Layout, hook_name
-from store.limits import LAYERS, SHARD_BYTES, check_geometry, read_manifest, shallow_object, whole_number
+from store.limits import (
+    LAYERS,
+    SHARD_BYTES,
+    check_geometry,
+    parse_manifest,
+    read_manifest,
+    shallow_object,
+    whole_number,
+)
 from store.problem import Problem
+from store.records import Encoding, FileRecord, parse_records, records_json
+from store.shards import ShardedArray
 
 NAME = "manifest.json"
 FORMAT = "tsae-activation-store"
@@ -59,31 +68,6 @@ class StoreSpec:
         return max(8, rows // 8 * 8)
 
 
-class FileRecord(NamedTuple):
-    """What the manifest knows of one file."""
-
-    size: int
-    """Bytes."""
-    sha256: str
-    """Hexadecimal."""
-
-    @classmethod
-    def of(cls, *parts: bytes | memoryview) -> FileRecord:
-        """Record of a file that holds `parts` back to back."""
-        sha256 = hashlib.sha256()
-        for part in parts:
-            sha256.update(part)
-        return cls(sum(len(part) for part in parts), sha256.hexdigest())
-
-    @classmethod
-    def parse(cls, value: Any) -> FileRecord:
-        """A record from a manifest that may hold anything: ValueError or TypeError for what is no record."""
-        record = cls(**value)
-        if not _SHA256.fullmatch(record.sha256):
-            raise ValueError(f"{record.sha256!r:.80} where a sha256 belongs")
-        return cls(whole_number(record.size), record.sha256)
-
-
 @dataclass(frozen=True)
 class Manifest:
     """The content of `manifest.json`."""
@@ -106,6 +90,8 @@ class Manifest:
     """Path below the store, with forward slashes -> size and sha256; every file but the manifest."""
     root: str | None = None
     """Digest of fingerprint and files; None while the store is partial."""
+    encoding: Encoding | None = None
+    """The files that are on disk in another form than `files` says; None where there is none."""
 
     @classmethod
     def of(cls, spec: StoreSpec, plan: Mapping[str, Any] | None = None) -> Manifest:
@@ -138,16 +124,24 @@ class Manifest:
             raise ValueError("the sequences of this store are not written yet")
         return Layout(self.n_sequences, self.context, self.rows_per_shard, self.dtype, self.layers)
 
+    @property
+    def stored(self) -> dict[str, FileRecord]:
+        """As `files`, but of the bytes that are on disk."""
+        return self.files if self.encoding is None else self.files | self.encoding.files
+
+    def encoded_arrays(self) -> list[ShardedArray]:
+        """The arrays that are on disk in another form."""
+        if self.encoding is None:
+            return []
+        return [array for array in self.layout.activations.values() if array.metadata_path in self.encoding.files]
+
     def computed_root(self) -> str:
         """sha256 of the canonical JSON of fingerprint and files."""
-        return digest({"fingerprint": self.fingerprint, "files": self._files_json()})
+        return digest({"fingerprint": self.fingerprint, "files": records_json(self.files)})
 
     def completed(self) -> Manifest:
         """The same manifest with its root digest, which makes the store complete."""
         return replace(self, root=self.computed_root())
-
-    def _files_json(self) -> dict[str, Any]:
-        return {path: record._asdict() for path, record in self.files.items()}
 
     def to_json(self) -> dict[str, Any]:
         """The JSON document, with the checksum of everything else in it."""
@@ -164,8 +158,9 @@ class Manifest:
             "dtype": self.dtype,
             "layers": {str(layer): {"hook": hook_name(layer), "d": d} for layer, d in self.layers.items()},
             "digest_algorithm": "sha256",
-            "files": self._files_json(),
+            "files": records_json(self.files),
             "root": self.root,
+            **({"encoding": self.encoding.to_json()} if self.encoding else {}),
         }
         return document | {"checksum": digest(document)}
 
@@ -181,7 +176,7 @@ class Manifest:
         """
         path = folder / NAME
         try:
-            document = read_manifest(path)
+            content = read_manifest(path)
         except OSError as error:
             raise Problem(
                 "This folder is not an activation store.",
@@ -191,21 +186,33 @@ class Manifest:
                 do="check the path, or make the store with `pipeline harvest`",
             ) from None
         except ValueError as error:
-            raise _damaged(path, str(error)) from None
+            raise _damaged(path.absolute(), str(error)) from None
+        return cls.parse(content, path.absolute())
+
+    @classmethod
+    def parse(cls, content: bytes, where: object) -> Manifest:
+        """Check the manifest in `content`, which lies at `where`.
+
+        Raises Problem when it is damaged, or when this version cannot read it.
+        """
+        try:
+            document = parse_manifest(content)
+        except ValueError as error:
+            raise _damaged(where, str(error)) from None
         if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise _damaged(path, "not a manifest of an activation store")
+            raise _damaged(where, "not a manifest of an activation store")
         if document.get("version") != VERSION:
             raise Problem(
                 "This store was written in another version of the format.",
-                where=path.absolute(),
+                where=where,
                 expected=f"version {VERSION}",
                 found=f"version {document.get('version')}",
                 do="read it with the release of tsae-pipeline that wrote it, or harvest it again",
             )
-        return cls._parse(path, document)
+        return cls._parse(where, document)
 
     @classmethod
-    def _parse(cls, path: Path, document: dict[str, Any]) -> Manifest:
+    def _parse(cls, where: object, document: dict[str, Any]) -> Manifest:
         try:
             if document["dtype"] not in STORAGE or not 0 < len(document["layers"]) <= LAYERS:
                 raise ValueError("impossible geometry")
@@ -219,49 +226,59 @@ class Manifest:
                 rows_per_shard=whole_number(document["rows_per_shard"], 1),
                 dtype=document["dtype"],
                 layers={layer: whole_number(d, 1) for layer, d in sorted(layers.items())},
-                files={name: FileRecord.parse(record) for name, record in document["files"].items()},
+                files=parse_records(document["files"]),
                 root=document["root"],
+                encoding=Encoding.from_json(document.get("encoding")),
             )
             if canonical_json(manifest.to_json()) != canonical_json(document):  # so nothing is left unread
                 raise ValueError("content that differs from its checksum")
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise _damaged(path, f"{type(error).__name__}: {error}") from None
-        manifest._check_names(path)
-        manifest._check_files(path)
+            raise _damaged(where, f"{type(error).__name__}: {error}") from None
+        manifest._check_names(where)
+        manifest._check_files(where)
         return manifest
 
-    def _check_names(self, path: Path) -> None:
+    def _check_names(self, where: object) -> None:
         unsafe = [name for name in self.files if not _is_safe(name)]
         if unsafe:
             raise Problem(
                 "The manifest names files outside its store. It is not to be trusted.",
-                where=path.absolute(),
+                where=where,
                 expected="paths below the store",
                 found=", ".join(repr(name) for name in sorted(unsafe)),
                 do="do not use this store; get it again from its source",
             )
 
-    def _check_files(self, path: Path) -> None:
+    def _check_files(self, where: object) -> None:
         """The files are those that the geometry asks for, all of them and sealed where it is complete."""
         if self.n_sequences is None:
-            if self.files or self.root is not None:
-                raise _damaged(path, "files of a store whose text is not packed")
+            if self.files or self.root is not None or self.encoding is not None:
+                raise _damaged(where, "files of a store whose text is not packed")
             return
         layout = self.layout
         try:
             check_geometry(layout, len(self.files), self.root is not None)
         except ValueError as error:
-            raise _damaged(path, f"an impossible geometry: {error}") from None
+            raise _damaged(where, f"an impossible geometry: {error}") from None
         differing = layout.files() ^ set(self.files) if self.root else set(self.files) - layout.files()
         if differing:
-            raise _damaged(path, f"missing or foreign entries: {', '.join(sorted(differing))}")
+            raise _damaged(where, f"missing or foreign entries: {', '.join(sorted(differing))}")
         fixed = {name: FileRecord.of(content) for name, content in layout.metadata().items()}
         sizes = layout.sizes() | {name: record.size for name, record in fixed.items()}
         for name, record in self.files.items():
             if record.size != sizes.get(name, record.size) or record != fixed.get(name, record):
-                raise _damaged(path, f"a geometry that differs from {name}")
+                raise _damaged(where, f"a geometry that differs from {name}")
+        self._check_encoding(where)
         if self.root is not None and self.root != self.computed_root():
-            raise _damaged(path, "a root digest that differs from its files")
+            raise _damaged(where, "a root digest that differs from its files")
+
+    def _check_encoding(self, where: object) -> None:
+        """What is encoded is whole arrays of activations of a complete store."""
+        if self.encoding is None:
+            return
+        files = {name for array in self.encoded_arrays() for name in array.all_files()} if self.root else set()
+        if not files or set(self.encoding.files) != files:
+            raise _damaged(where, "an encoding of other files than those of whole arrays of activations")
 
 
 def as_json(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,10 +292,10 @@ def _is_safe(name: str) -> bool:
     return normal and name != NAME and ".." not in parts and "\\" not in name and name.isprintable()
 
 
-def _damaged(path: Path, found: str) -> Problem:
+def _damaged(where: object, found: str) -> Problem:
     return Problem(
         "The manifest of this store is damaged.",
-        where=path.absolute(),
+        where=where,
         found=found,
         do="get the store again from its source, or delete its folder and harvest it again",
     )

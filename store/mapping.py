@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from store.encoding import EncodedArray, EncodedRows
 from store.shards import ShardedArray
 
 _MAP_FIXED, _PROT_NONE = 0x10, 0  # on Linux and macOS; Python does not name them
@@ -39,8 +40,13 @@ class MappedRows(Protocol):
         """Copy the rows [n] into `out` [n, ...], which is contiguous and of storage type."""
 
 
-def mapped(folder: Path, array: ShardedArray) -> MappedRows:
-    """`array` of the store `folder` as one range of addresses, or shard by shard where its shards do not fill pages."""
+def mapped(folder: Path, array: ShardedArray, encoded: EncodedArray | None = None) -> MappedRows:
+    """`array` of the store `folder` as one range of addresses, or shard by shard where its shards do not fill pages.
+
+    Where it is `encoded` on disk, its rows cannot be mapped and are decoded instead.
+    """
+    if encoded is not None:
+        return EncodedRows(folder, encoded)
     fills_pages = array.rows_per_shard * array.row_bytes % mmap.ALLOCATIONGRANULARITY == 0
     return ContiguousRows(folder, array) if fills_pages or array.n_shards == 1 else ScatteredRows(folder, array)
 
@@ -114,7 +120,7 @@ class _Addresses:
     def __init__(self, size: int) -> None:
         self._size = size
         self._start = _mmap(None, size, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
-        weakref.finalize(self, _LIBC.munmap, self._start, size).atexit = False  # type: ignore[misc]
+        weakref.finalize(self, _LIBC.munmap, self._start, size).atexit = False
 
     @property
     def __array_interface__(self) -> dict[str, Any]:

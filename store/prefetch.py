@@ -80,9 +80,9 @@ class _Reader:
         if self._stream is None:
             return batch
         with torch.cuda.stream(self._stream):
-            parts = [part.to(self._device, non_blocking=True) for part in batch[:3]]
+            x, document, tokens = (part.to(self._device, non_blocking=True) for part in batch[:3])
             slot.copied = self._stream.record_event()
-        return WindowBatch(*parts, batch.rows)
+        return WindowBatch(x, document, tokens, batch.rows)
 
     def batches(self) -> Iterator[WindowBatch]:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,21 +15,23 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 
 from store.documents import SPLITS, in_train, is_train, read_documents
+from store.encoding import EncodedArray, EncodedRows
 from store.layout import DOCUMENTS
-from store.manifest import NAME, FileRecord, Manifest
+from store.manifest import NAME, Manifest
 from store.mapping import MappedRows, mapped
 from store.problem import Problem
 from store.progress import SILENT, Progress
+from store.records import FileRecord
 from store.shards import ShardedArray
 from store.statistics import Statistics, parse_statistics
-from store.verify import BadFile, refuse, wrong_contents, wrong_sizes
+from store.verify import BadFile, refuse, wrong_sizes, wrong_store
 from store.windows import Windows
 
 Rows = Sequence[int] | np.ndarray
 """Sequence numbers, in any order."""
 
 
-def open_store(path: str | Path) -> ActivationStore:
+def open_folder(path: str | Path) -> ActivationStore:
     """Open the finished store in the folder `path`.
 
     Checks the manifest and that every file is there with its size; `ActivationStore.check` reads them all.
@@ -45,7 +48,7 @@ def open_store(path: str | Path) -> ActivationStore:
             found='"status": "partial"',
             do="run the same `pipeline harvest` again; it goes on where it stopped",
         )
-    refuse(folder, wrong_sizes(folder, manifest.files))
+    refuse(folder, wrong_sizes(folder, manifest.stored))
     return ActivationStore(folder, manifest, manifest.root)
 
 
@@ -99,7 +102,7 @@ class ActivationStore:
 
     def check(self, progress: Progress = SILENT) -> None:
         """Compare every byte with its sha256; raises Problem with a list of every bad file."""
-        refuse(self.path, wrong_contents(self.path, self.manifest.files, progress))
+        refuse(self.path, wrong_store(self.path, self.manifest, progress))
 
     def rows(self, split: str) -> np.ndarray:
         """int64 [n]: the sequences of a split ("train" or "heldout"), ascending."""
@@ -163,7 +166,7 @@ class ActivationStore:
 
     def _verified(self, *names: str) -> dict[str, bytes]:
         """Path -> content of files that are read as a whole: refused where the sha256 differs."""
-        records = {name: self.manifest.files[name] for name in names}
+        records = {name: self.manifest.stored[name] for name in names}
         refuse(self.path, wrong_sizes(self.path, records))
         files = {name: (self.path / name).read_bytes() for name in names}
         differing = [name for name in names if FileRecord.of(files[name]) != records[name]]
@@ -190,8 +193,20 @@ class ActivationStore:
         """The rows of an array, mapped on first use and then kept."""
         rows = self._opened.get(array.path)
         if rows is None:
-            rows = self._opened[array.path] = mapped(self.path, array)
+            rows = self._opened[array.path] = self._open(array)
         return rows
+
+    def _open(self, array: ShardedArray) -> MappedRows:
+        if array not in self.manifest.encoded_arrays():
+            return mapped(self.path, array)
+        if not any(isinstance(rows, EncodedRows) for rows in self._opened.values()):
+            warnings.warn(
+                f"{self.path} is not in its raw form: its rows are decoded one by one, which is many times slower "
+                "than mapping them. `pipeline store pull` makes a raw copy.",
+                stacklevel=2,
+            )
+        name = array.metadata_path
+        return mapped(self.path, array, EncodedArray.parse(array, self._verified(name)[name], self.path / name))
 
     def _gather(self, array: ShardedArray, rows: Rows, out: np.ndarray | None = None) -> np.ndarray:
         """Copy `rows` of an array into `out`: one straight copy a row, from page cache to its place."""

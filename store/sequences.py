@@ -11,8 +11,9 @@ import numpy as np
 from store.documents import DocumentWriter
 from store.files import file_sha256, write_atomically
 from store.layout import DOCUMENTS, Layout
-from store.manifest import FileRecord, Manifest
+from store.manifest import Manifest
 from store.problem import Problem
+from store.records import FileRecord
 
 
 def put(folder: Path, name: str, *parts: bytes | memoryview) -> FileRecord:

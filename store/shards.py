@@ -116,12 +116,21 @@ class ShardedArray:
         """Every shard file, relative to the store."""
         return [self.shard_path(shard) for shard in range(self.n_shards)]
 
-    def metadata(self) -> bytes:
-        """`zarr.json` of the array."""
+    @property
+    def metadata_path(self) -> str:
+        """`zarr.json` of the array, relative to the store."""
+        return f"{self.path}/zarr.json"
+
+    def all_files(self) -> list[str]:
+        """`zarr.json` and every shard file, relative to the store."""
+        return [self.metadata_path, *self.files()]
+
+    def metadata(self, compressor: Mapping[str, Any] | None = None) -> bytes:
+        """`zarr.json` of the array; with a `compressor`, that of its compressed form."""
         inner = (1, *self.shape[1:])
         sharding = {
             "chunk_shape": list(inner),
-            "codecs": [_BYTES],
+            "codecs": [_BYTES, compressor] if compressor else [_BYTES],
             "index_codecs": [_BYTES, {"name": "crc32c"}],
             "index_location": "end",
         }

@@ -9,10 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from store.encoding import EncodedArray
 from store.files import file_sha256
-from store.manifest import NAME, FileRecord, Manifest
+from store.manifest import NAME, Manifest
 from store.problem import Problem
 from store.progress import SILENT, Progress
+from store.records import FileRecord
+from store.shards import ShardedArray
 
 
 @dataclass(frozen=True, order=True)
@@ -52,13 +55,13 @@ def verify(path: str | Path, progress: Progress = SILENT, *, sample: float = 1.0
     """
     folder = Path(path)
     manifest = Manifest.load(folder)
-    read = drawn(manifest.files, sample, seed)
-    problems = {*wrong_sizes(folder, manifest.files), *foreign_entries(folder, manifest.files)}
+    read = drawn(manifest.stored, sample, seed)
+    problems = {*wrong_sizes(folder, manifest.stored), *foreign_entries(folder, manifest.files)}
     unread = {file.path for file in problems}
-    problems.update(wrong_contents(folder, read, progress))
+    problems.update(wrong_store(folder, manifest, progress, read))
     if manifest.root is None:
         problems.add(BadFile(NAME, "status complete", "status partial: a harvest has not finished"))
-    n_bytes = sum(record.size for record in manifest.files.values())
+    n_bytes = sum(record.size for record in manifest.stored.values())
     n_read = sum(record.size for name, record in read.items() if name not in unread)
     return Verification(sorted(problems), len(manifest.files), n_bytes, n_read, manifest.root)
 
@@ -98,6 +101,41 @@ def wrong_contents(folder: Path, files: Mapping[str, FileRecord], progress: Prog
                 bad.append(BadFile(name, expected, found))
             progress.advance(files[name].size)
     return sorted(bad)
+
+
+def wrong_store(
+    folder: Path, manifest: Manifest, progress: Progress = SILENT, files: Mapping[str, FileRecord] | None = None
+) -> list[BadFile]:
+    """As `wrong_contents` of a store, or of its `files`, and the shards that do not decode as the manifest says."""
+    files = manifest.stored if files is None else files
+    bad = wrong_contents(folder, files, progress)
+    skip = {file.path for file in bad} | (set(manifest.files) - set(files))
+    for array in manifest.encoded_arrays():
+        if not skip.issuperset(array.files()):
+            bad += _wrong_decodings(folder, manifest, array, skip)
+    return sorted(set(bad))
+
+
+def _wrong_decodings(folder: Path, manifest: Manifest, array: ShardedArray, skip: set[str]) -> list[BadFile]:
+    """The files of an encoded array that do not decode to what the manifest says, but for those named in `skip`."""
+    name = array.metadata_path
+    if wrong := wrong_contents(folder, {name: manifest.stored[name]}):
+        return wrong
+    try:
+        encoded = EncodedArray.parse(array, (folder / name).read_bytes(), folder / name)
+    except Problem as problem:
+        return [BadFile(name, str(problem.expected), str(problem.found))]
+    bad = []
+    for shard, name in enumerate(array.files()):
+        expected = f"rows of sha256 {manifest.files[name].sha256}"
+        try:
+            rows = None if name in skip else encoded.decode(shard, (folder / name).read_bytes(), folder / name)
+        except Problem as problem:
+            bad.append(BadFile(name, expected, str(problem.found)))
+        else:
+            if rows is not None and (found := FileRecord.of(*array.encode(rows))) != manifest.files[name]:
+                bad.append(BadFile(name, expected, f"rows of sha256 {found.sha256}"))
+    return bad
 
 
 def foreign_entries(folder: Path, files: Iterable[str]) -> list[BadFile]:

@@ -14,9 +14,10 @@ from store.card import card
 from store.files import PARTIAL, remove, remove_partials
 from store.layout import CARD, Layout
 from store.lock import Lock
-from store.manifest import NAME, FileRecord, Manifest, StoreSpec, as_json
+from store.manifest import NAME, Manifest, StoreSpec, as_json
 from store.problem import Problem
 from store.progress import SILENT, Progress
+from store.records import FileRecord
 from store.sequences import SequenceWriter, put
 from store.statistics import compute_statistics, statistics_files
 from store.verify import foreign_entries, wrong_contents
@@ -255,7 +256,7 @@ def _resume(folder: Path, spec: StoreSpec, progress: Progress) -> tuple[Manifest
         raise no_store(folder)
     manifest = Manifest.load(folder)
     fresh = Manifest.of(spec, manifest.plan)
-    if replace(manifest, n_sequences=None, files={}, root=None) != fresh:
+    if replace(manifest, n_sequences=None, files={}, root=None, encoding=None) != fresh:
         raise OtherContent(
             "The store in this folder was made from other parameters.",
             where=folder.absolute(),
@@ -264,8 +265,9 @@ def _resume(folder: Path, spec: StoreSpec, progress: Progress) -> tuple[Manifest
             do="choose another folder, or remove this one",
         )
     remove_partials(folder)
-    damaged = {file.path for file in wrong_contents(folder, manifest.files, progress)}
+    damaged = {file.path for file in wrong_contents(folder, manifest.stored, progress)}
     if damaged:
+        damaged |= set(manifest.encoding.files if manifest.encoding else ())  # raw shards do not mix with encoded ones
         names = ", ".join(sorted(damaged))
         progress.note(f"{folder}: {len(damaged)} damaged files will be written again: {names}")
         manifest = _without(manifest, damaged)
@@ -292,4 +294,4 @@ def _without(manifest: Manifest, damaged: set[str]) -> Manifest:
     layout = manifest.layout
     forgotten = (damaged - layout.sequence_files()) | layout.derived_files()
     files = {name: record for name, record in manifest.files.items() if name not in forgotten}
-    return replace(manifest, files=files, root=None)
+    return replace(manifest, files=files, root=None, encoding=None)

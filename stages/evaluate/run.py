@@ -48,7 +48,7 @@ class EvaluationResult:
 
 def evaluate(
     runs: Sequence[tuple[Path, Path]],
-    store: Path,
+    store: str | Path,
     lm_config: ModelConfig,
     config: EvaluateConfig | None = None,
     *,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import functools
 import hashlib
-import os
 import re
 import shutil
 import struct
@@ -21,6 +20,7 @@ import torch
 import transformers
 
 from stages.language_model.quiet import quiet
+from store.cache import cache_folder
 from store.files import PARTIAL
 from store.problem import Problem
 from store.progress import SILENT, Progress
@@ -102,14 +102,9 @@ def _header(file: BinaryIO) -> Iterator[tuple[str, Any]]:
         raise Problem("The header of this GGUF file is damaged.", where=file.name) from None
 
 
-def cache_folder() -> Path:
-    """Where converted models are kept: `$XDG_CACHE_HOME` (or `~/.cache`) / tsae-pipeline / models."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tsae-pipeline" / "models"
-
-
 def conversion(parts: Sequence[Path], sha256: str | None = None) -> Path:
     """The folder that `converted` gives, whether it is there yet or not."""
-    return cache_folder() / (sha256 or joined_sha256(parts))[:16].lower()
+    return cache_folder("models") / (sha256 or joined_sha256(parts))[:16].lower()
 
 
 def converted(parts: Sequence[Path], sha256: str | None = None, progress: Progress = SILENT) -> Path:
@@ -117,7 +112,7 @@ def converted(parts: Sequence[Path], sha256: str | None = None, progress: Progre
 
     Raises a Problem where the bytes do not hash to `sha256`.
     """
-    if sha256 is not None and (known := cache_folder() / sha256[:16].lower()).is_dir():
+    if sha256 is not None and (known := cache_folder("models") / sha256[:16].lower()).is_dir():
         return known  # these bytes were verified when they were converted
     found = joined_sha256(parts)
     if sha256 is not None and found != sha256.lower():
@@ -128,7 +123,7 @@ def converted(parts: Sequence[Path], sha256: str | None = None, progress: Progre
             found=f"sha256 {found}",
             do="install the package again or fetch the file again; or correct model.sha256 in params.yaml",
         )
-    folder = cache_folder() / found[:16]
+    folder = cache_folder("models") / found[:16]
     with _locked(folder):
         if not folder.is_dir():
             progress.note(f"Converting the GGUF weights once to {folder} (about a minute)")
