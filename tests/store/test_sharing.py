@@ -136,19 +136,18 @@ def test_connections_that_break_are_made_again(s3, line: BreakingLine, tmp_path:
     assert line.cuts == 4
 
 
-@pytest.mark.parametrize("compress", [False, True])
 def test_what_a_lasting_break_left_is_not_sent_again(
-    s3, line: BreakingLine, tmp_path: Path, activations: ActivationStore, compress: bool
+    s3, line: BreakingLine, tmp_path: Path, activations: ActivationStore
 ) -> None:
     line.cut_after(40_000, forever=True)
     with pytest.raises(Unreachable, match=r"of 36 files are done(.|\n)*the same command again"):
-        store.push(activations.path, URL, compress)
+        store.push(activations.path, URL, compress=True)
     line.mend()
     left = remote_files(s3, "one/")
     assert left and NAME not in left
     with pytest.raises(Problem, match="no finished activation store"):
         store.open(URL)
-    sent = store.push(activations.path, URL, compress)
+    sent = store.push(activations.path, URL, compress=True)
     assert sent.n_moved == sent.n_remote_bytes - sum(map(len, left.values()))
     line.cut_after(40_000, forever=True)
     with pytest.raises(Unreachable, match="files are done"):
@@ -238,46 +237,49 @@ def test_a_forged_compressed_file_is_found_although_its_own_digest_is_right(
     assert name not in content(tmp_path / "copy")
 
 
-def test_another_store_is_never_replaced(s3, tmp_path: Path, activations: ActivationStore) -> None:
+def test_another_store_is_never_replaced(tmp_path: Path, activations: ActivationStore) -> None:
     other = make(tmp_path / "other", "float32")
-    store.push(activations.path, URL)
-    before = remote_files(s3, "one/")
+    shared = tmp_path / "shared"
+    store.push(activations.path, shared)
+    before = content(shared)
     for path, compress in [(other.path, False), (activations.path, True)]:
         with pytest.raises(Problem, match="Another store is at this address"):
-            store.push(path, URL, compress)
-    assert remote_files(s3, "one/") == before
+            store.push(path, shared, compress)
+    assert content(shared) == before
     kept = content(other.path)
     with pytest.raises(Problem, match="Another store is in this folder"):
-        store.pull(URL, other.path)
+        store.pull(shared, other.path)
     with store.StoreWriter.open(tmp_path / "begun", spec()):
         pass
     with pytest.raises(Problem, match="a store that is not finished"):
-        store.pull(URL, tmp_path / "begun")
+        store.pull(shared, tmp_path / "begun")
     assert content(other.path) == kept
 
 
-def test_other_files_are_never_touched(s3, tmp_path: Path, activations: ActivationStore) -> None:
-    s3.put_object(Bucket="stores", Key="one/notes.txt", Body=b"mine")
+def test_other_files_are_never_touched(tmp_path: Path, activations: ActivationStore) -> None:
+    taken, shared = tmp_path / "taken", tmp_path / "shared"
+    taken.mkdir()
+    (taken / "notes.txt").write_bytes(b"mine")
     with pytest.raises(Problem, match=r"other files at this address(.|\n)*notes\.txt"):
-        store.push(activations.path, URL)
-    assert set(remote_files(s3, "one/")) == {"notes.txt"}
-    store.push(activations.path, "s3://stores/two")
+        store.push(activations.path, taken)
+    assert content(taken) == {"notes.txt": b"mine"}
+    store.push(activations.path, shared)
     for name in ("README.md", "notes.txt", "activations.zarr"):
         folder = tmp_path / name.replace(".", "-")
         folder.mkdir()
         (folder / name).write_bytes(b"mine")
         with pytest.raises(Problem, match="Something else is where the store is to go") as problem:
-            store.pull("s3://stores/two", folder)
+            store.pull(shared, folder)
         assert name in str(problem.value) and content(folder) == {name: b"mine"}
     (tmp_path / "outside").mkdir()
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked/activations.zarr").symlink_to(tmp_path / "outside")
     with pytest.raises(Problem, match=r"Something else(.|\n)*activations\.zarr"):
-        store.pull("s3://stores/two", tmp_path / "linked")
+        store.pull(shared, tmp_path / "linked")
     assert not list((tmp_path / "outside").iterdir())
     (tmp_path / "file").write_bytes(b"mine")
     with pytest.raises(Problem, match="Something else"):
-        store.pull("s3://stores/two", tmp_path / "file")
+        store.pull(shared, tmp_path / "file")
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/../../outside"])
