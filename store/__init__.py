@@ -5,6 +5,7 @@
 """
 
 from store.manifest import StoreSpec
+from store.partial import PartialStore
 from store.prefetch import prefetch
 from store.reader import ActivationStore
 from store.reader import open_store as open
@@ -15,6 +16,7 @@ from store.writer import OtherContent, StoreWriter, remove_store
 __all__ = [
     "ActivationStore",
     "OtherContent",
+    "PartialStore",
     "RaggedBatch",
     "StoreSpec",
     "StoreWriter",
