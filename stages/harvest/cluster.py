@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,23 +49,49 @@ def threads_for(workers: int) -> int:
 
 @contextmanager
 def local_cluster(workers: int) -> Iterator[Cluster]:
-    """A cluster of `workers` processes on this machine, which end with the block or with this process."""
-    threads = threads_for(workers)
+    """A cluster of `workers` processes on this machine, which end with the block or with this process.
+
+    They are being started when the block begins, so that the text can be tokenised meanwhile.
+    """
     with (
         _silence(),
         dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}),
-        LocalCluster(
-            n_workers=workers,
+        _empty_cluster() as processes,
+        Client(processes) as client,
+    ):
+        processes.scale(workers)
+        try:
+            yield Cluster(client, threads_for(workers), elastic=False)
+        finally:
+            _kill(processes)
+
+
+def _empty_cluster() -> LocalCluster:
+    """A cluster whose processes do not see Ctrl-C, which the terminal sends to all: this process ends them.
+
+    They inherit that from the thread that starts them, and it from the one that makes the cluster.
+    """
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return LocalCluster(
+            n_workers=0,
             threads_per_worker=IN_FLIGHT,
             processes=True,
             memory_limit=None,
-            preload=["stages.harvest.worker"],  # all at once, instead of each with its first shard
+            preload=["stages.harvest.worker"],  # imported by all at once, instead of by each with its first shard
             dashboard_address=None,
             silence_logs=logging.CRITICAL,
-        ) as processes,
-        Client(processes) as client,
-    ):
-        yield Cluster(client, threads, elastic=False)
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+def _kill(processes: LocalCluster) -> None:
+    """End the workers at once, in the middle of a shard or of their start: what counts is recorded by now."""
+    for nanny in processes.workers.values():
+        nanny.close_gracefully()  # says only that a worker which goes away is not to be replaced
+        if nanny.pid:
+            os.kill(nanny.pid, signal.SIGKILL)
 
 
 @contextmanager

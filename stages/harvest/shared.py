@@ -25,7 +25,7 @@ from store import StoreWriter
 from store.problem import Problem
 from store.progress import SILENT, Progress
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds without an answer after which the coordinator looks whether there are workers at all."""
 
 T = TypeVar("T")
