@@ -63,8 +63,9 @@ def compute_statistics(folder: Path, layout: Layout, progress: Progress = SILENT
 
     Raises Problem when the activations hold NaN or infinity.
     """
-    train = dask.delayed(is_train)(folder / DOCUMENTS)
-    totals = [_total(folder, layout, layer, train) for layer in layout.layers]
+    place = folder.absolute()  # a worker may have another working directory
+    train = dask.delayed(is_train)(place / DOCUMENTS)
+    totals = [_total(place, layout, layer, train) for layer in layout.layers]
     progress.start("statistics", len(totals), "layers")
     moments = compute(totals, lambda _: progress.advance(1))
     return {layer: _statistics(total, folder, layer) for layer, total in zip(layout.layers, moments, strict=True)}

@@ -69,7 +69,8 @@ def wrong_contents(folder: Path, files: Mapping[str, FileRecord], progress: Prog
     named = {file.path for file in bad}
     whole = [name for name in sorted(files) if name not in named]
     progress.start("verify", sum(files[name].size for name in whole), "B")
-    tasks = [dask.delayed(_sha256)(folder / name) for name in whole]
+    place = folder.absolute()  # a worker may have another working directory
+    tasks = [dask.delayed(_sha256)(place / name) for name in whole]
     for name, found in zip(whole, compute(tasks, lambda i: progress.advance(files[whole[i]].size)), strict=True):
         expected = f"sha256 {files[name].sha256}"
         if found != expected:

@@ -22,6 +22,9 @@ IN_FLIGHT = 2
 DEATHS = 3
 """Workers that a shard may outlive: it is given up with the next one that dies."""
 
+ANSWER = 10.0
+"""Seconds that a scheduler has to answer."""
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -102,7 +105,7 @@ def remote_cluster(address: str, progress: Progress) -> Iterator[Cluster]:
     """
     with _silence():
         try:
-            client = Client(address, timeout=10)
+            client = Client(address, timeout=ANSWER)
         except (OSError, ValueError) as error:
             raise Problem(
                 "No Dask scheduler answers there.",

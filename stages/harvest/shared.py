@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from distributed import Future, KilledWorker, wait
+from distributed import Future, wait
 
 from stages.harvest import worker
 from stages.harvest.activations import start_bar
@@ -22,6 +21,7 @@ from stages.harvest.plan import HarvestPlan
 from stages.harvest.selfcheck import SelfCheck
 from stages.harvest.worker import Job
 from store import StoreWriter
+from store.engine import GO_ON, answered
 from store.problem import Problem
 from store.progress import SILENT, Progress
 
@@ -89,27 +89,6 @@ class Shared:
                 progress.note("no worker is left; waiting for the next one")
 
 
-GO_ON = "run the same command again: it goes on where it stopped"
-
-
 def _result(future: Future, what: str) -> Any:
-    """The result of a finished task; whatever went wrong in it becomes a Problem."""
-    try:
+    with answered(what):
         return future.result()
-    except Problem:
-        raise
-    except KilledWorker as error:
-        raise Problem(
-            f"Workers died again and again while they computed {what}.",
-            where=f"last on worker {error.last_worker.address}",
-            found=f"{error.allowed_failures + 1} deaths",
-            do=f"see whether they had too little memory, use fewer --workers, then {GO_ON}",
-        ) from error
-    except (CancelledError, OSError) as error:
-        raise Problem("The scheduler of the cluster is gone.", found=error, do=GO_ON) from error
-    except Exception as error:
-        raise Problem(
-            f"A worker failed to compute {what}.",
-            found=f"{type(error).__name__}: {error}",
-            do="see that all workers have the same environment as this process",
-        ) from error
