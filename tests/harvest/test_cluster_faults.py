@@ -16,7 +16,6 @@ import psutil
 import pytest
 from distributed import WorkerPlugin
 
-import store
 from stages.harvest.cluster import local_cluster
 from stages.harvest.harvest import harvest
 from stages.harvest.worker import LayerRunner
@@ -24,7 +23,7 @@ from stages.language_model.config import CorpusConfig, ModelConfig
 from store.problem import Problem
 from tests import forks
 from tests.harvest.small import CONFIG
-from tests.project import make_project
+from tests.project import TinyProject
 from tests.store.make import content
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_shards")]
@@ -101,15 +100,16 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
-def test_a_coordinator_that_ends_leaves_no_worker_behind(tmp_path: Path, tiny_model: Path, ending: int) -> None:
-    root = tmp_path / "project"
-    make_project(root, tiny_model, documents=400)
-    (tmp_path / "program.py").write_text(PROGRAM)
-    command = [sys.executable, str(tmp_path / "program.py"), "harvest"]
-    environment = {**forks.ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[2])}
-    options: dict[str, Any] = dict(cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
-    manifest = root / "data/stores/tiny-L1/manifest.json"
-    with subprocess.Popen([*command, "--workers", "2"], start_new_session=True, **options) as coordinator:
+def test_a_coordinator_that_ends_leaves_no_worker_behind(project: TinyProject, ending: int) -> None:
+    (project.root / "program.py").write_text(PROGRAM)
+    manifest = project.root / "data/stores/tiny-L1/manifest.json"
+    with subprocess.Popen(
+        [sys.executable, "program.py", "harvest", "--workers", "2"],
+        env={**forks.ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as coordinator:
         _until(lambda: manifest.exists() and manifest.read_text().count("resid_post/c/") > 3)
         workers = psutil.Process(coordinator.pid).children(recursive=True)
         if ending == signal.SIGINT:
@@ -117,15 +117,17 @@ def test_a_coordinator_that_ends_leaves_no_worker_behind(tmp_path: Path, tiny_mo
         else:
             coordinator.send_signal(ending)
         _, err = coordinator.communicate()
+    assert coordinator.returncode == (130 if ending == signal.SIGINT else -ending)
+    assert ("goes on where it stopped" in err) == (ending == signal.SIGINT) and "Traceback" not in err
     assert len(workers) >= 2
-    _until(lambda: not any(map(psutil.Process.is_running, workers)))
-    assert "Traceback" not in err
-    if ending == signal.SIGINT:
-        assert coordinator.returncode == 130 and "goes on where it stopped" in err
-    subprocess.run(command, check=True, **options)
-    subprocess.run([*command, "--store", "alone"], check=True, **options)
-    assert content(manifest.parent) == content(root / "alone")
-    assert store.verify(manifest.parent).problems == []
+    _until(lambda: not any(map(_runs, workers)))
+    assert "resumed and finished" in project("harvest")[1]
+    assert project("harvest", "--store", "alone")[0] == 0
+    assert content(manifest.parent) == content(project.root / "alone")
+
+
+def _runs(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def _until(condition: Callable[[], bool]) -> None:
