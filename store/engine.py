@@ -17,7 +17,8 @@ GO_ON = "run the same command again: it goes on where it stopped"
 
 def compute(tasks: Sequence[Delayed], finished: Callable[[int], None]) -> list[Any]:
     """The results of `tasks`, in their order; `finished(i)` is called as soon as that of task i is there."""
-    if dask.config.get("scheduler", None) == "dask.distributed":  # what an active client sets
+    scheduler = dask.config.get("scheduler", "threads")
+    if scheduler == "dask.distributed":  # what an active client sets
         return _compute_on_cluster(tasks, finished)
     places = {task.key: place for place, task in enumerate(tasks)}
 
@@ -26,7 +27,7 @@ def compute(tasks: Sequence[Delayed], finished: Callable[[int], None]) -> list[A
             finished(places[key])
 
     with Callback(posttask=after):
-        return list(dask.compute(*tasks))
+        return list(dask.compute(*tasks, scheduler=scheduler))
 
 
 def _compute_on_cluster(tasks: Sequence[Delayed], finished: Callable[[int], None]) -> list[Any]:
