@@ -43,12 +43,14 @@ def harvest(
     layer: Annotated[list[int] | None, typer.Option("--layer", min=0, help="Layer, from 0; repeatable.")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Stop after this many positions.")] = None,
     store: StoreFlag = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes on this machine that share the work.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler whose workers do it.")] = None,
     dry_run: DryRunFlag = False,
 ) -> None:
     """Stage 1: run the language model once, keep its activations in token order."""
     from pipeline.harvest import run
 
-    run(profile, model, layer or [], tokens, store, dry_run)
+    run(profile, model, layer or [], tokens, store, workers, scheduler, dry_run)
 
 
 @app.command()

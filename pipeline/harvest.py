@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import console
 from pipeline.params import Params, Profile, read_params, use_profile, with_model
 from pipeline.paths import Project, suffix_of
 from store.files import digest
 from store.problem import Problem
+from store.progress import Progress
 from store.remote import is_url
+
+if TYPE_CHECKING:
+    from stages.harvest.cluster import Cluster
 
 
 def run(
-    name: str | None, model: str | None, layers: Sequence[int], tokens: int | None, folder: str | None, dry: bool
+    name: str | None,
+    model: str | None,
+    layers: Sequence[int],
+    tokens: int | None,
+    folder: str | None,
+    workers: int | None,
+    scheduler: str | None,
+    dry: bool,
 ) -> None:
     """Harvest what the profile and the flags ask for, into the path that this content has."""
     from stages.harvest.estimate import estimate
     from stages.harvest.harvest import harvest
     from stages.harvest.request import make_request
 
+    if workers and scheduler:
+        raise Problem(
+            "Either this machine's workers or those of a cluster.",
+            expected="--workers or --scheduler",
+            found="both",
+            usage=True,
+        )
     project = Project.here()
     params = read_params(project.root)
     with console.progress() as progress:
@@ -31,7 +51,8 @@ def run(
         suffix = "" if asked == plain else suffix_of(digest(request))
         target = local_folder(folder) if folder else project.store(asked, suffix)
         if dry:
-            console.print_facts(estimate(target, asked.harvest, asked.model, asked.corpus, progress).facts())
+            crew = _crew(workers, scheduler, progress)
+            console.print_facts(estimate(target, asked.harvest, asked.model, asked.corpus, crew, progress).facts())
             return
         if switched:
             use_profile(project.root, plain.name)
@@ -39,15 +60,17 @@ def run(
                 f"layer {plain.harvest.layers} is the hook point of profile {plain.name}: made it the current "
                 f"one (back: pipeline use {params.profile.name})"
             )
-        result = harvest(
-            target,
-            asked.harvest,
-            asked.model,
-            asked.corpus,
-            request=request,
-            replace=folder is None,
-            progress=progress,
-        )
+        with _cluster(workers, scheduler, progress) as cluster:
+            result = harvest(
+                target,
+                asked.harvest,
+                asked.model,
+                asked.corpus,
+                request=request,
+                replace=folder is None,
+                cluster=cluster,
+                progress=progress,
+            )
     positions = result.n_sequences * asked.harvest.context
     done = {"finished before": "already complete, every byte verified; nothing to do"}
     print(f"{project.show(target)}: {done.get(result.did, result.did)}")
@@ -72,6 +95,27 @@ def local_folder(text: str) -> Path:
             usage=True,
         )
     return Path(text)
+
+
+def _cluster(workers: int | None, scheduler: str | None, progress: Progress) -> AbstractContextManager[Cluster | None]:
+    """The worker processes that the flags ask for, while they are needed."""
+    if not workers and not scheduler:
+        return nullcontext()  # and no import of Dask's cluster, which takes a second
+    from stages.harvest.cluster import local_cluster, remote_cluster
+
+    return remote_cluster(scheduler, progress) if scheduler else local_cluster(workers or 1)
+
+
+def _crew(workers: int | None, scheduler: str | None, progress: Progress) -> tuple[int, int] | None:
+    """How many workers that would be, and CPU threads in each; nothing is started."""
+    if not workers and not scheduler:
+        return None
+    from stages.harvest.cluster import remote_cluster, threads_for
+
+    if workers:
+        return workers, threads_for(workers)
+    with remote_cluster(scheduler or "", progress) as cluster:
+        return cluster.n_workers, cluster.threads
 
 
 def with_flags(profile: Profile, model: str | None, layers: Sequence[int], tokens: int | None) -> Profile:

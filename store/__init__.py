@@ -6,6 +6,7 @@
 
 from store.manifest import StoreSpec
 from store.mirror import open_store as open
+from store.partial import PartialStore
 from store.prefetch import prefetch
 from store.reader import ActivationStore
 from store.repair import repair
@@ -18,6 +19,7 @@ from store.writer import OtherContent, StoreWriter, remove_store
 __all__ = [
     "ActivationStore",
     "OtherContent",
+    "PartialStore",
     "RaggedBatch",
     "Selection",
     "StoreSpec",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from store.files import PARTIAL, sync_folder
+from store.files import sync_folder, temporary_name, writing
 from store.problem import Problem
 
 SPLITS = ("train", "heldout")
@@ -51,8 +52,9 @@ class DocumentWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._partial = path.with_name(path.name + PARTIAL)
-        self._file = pq.ParquetWriter(self._partial, SCHEMA)
+        self._temporary = temporary_name(path)
+        with writing(path):
+            self._file = pq.ParquetWriter(self._temporary, SCHEMA)
         self._rows: list[dict[str, object]] = []
         self._is_train = bytearray()
 
@@ -76,23 +78,26 @@ class DocumentWriter:
         return np.frombuffer(self._is_train, bool)[documents]
 
     def _flush(self) -> None:
-        self._file.write_table(pa.Table.from_pylist(self._rows, SCHEMA))
+        with writing(self._path):
+            self._file.write_table(pa.Table.from_pylist(self._rows, SCHEMA))
         self._rows = []
 
     def commit(self) -> None:
         """Write what is left and move the file to its place."""
         if self._rows:
             self._flush()
-        self._file.close()
-        with self._partial.open("rb") as file:
-            os.fsync(file.fileno())
-        self._partial.replace(self._path)
-        sync_folder(self._path.parent)
+        with writing(self._path):
+            self._file.close()
+            with self._temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            self._temporary.replace(self._path)
+            sync_folder(self._path.parent)
 
     def discard(self) -> None:
         """Drop everything written so far."""
-        self._file.close()
-        self._partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a full disk refuses the footer too
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
 
 
 def read_documents(content: bytes | Path) -> pd.DataFrame:

@@ -11,9 +11,12 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from store.problem import Problem
 
 PARTIAL = ".partial"
 """Suffix of a file that is being written. A crash may leave one; the next writer removes it."""
@@ -51,17 +54,45 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` to write under, which no other writer of `path` has, in whatever process."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside, an error of the file system is a Problem that names `path`: a full disk is not the program's mistake."""
+    try:
+        yield
+    except OSError as error:
+        raise Problem(
+            "A file could not be written.",
+            where=path.absolute(),
+            found=error.strerror or error,
+            do="make room or mend the disk, then run the same command again: it goes on where it stopped",
+        ) from error
+
+
 def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
-    """Write `parts` to `path` so that a crash leaves the old file or the new one, never a mixture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")  # two may write the same file at once
-    with temporary.open("wb") as file:
-        for part in parts:
-            file.write(part)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
+    """Write `parts` to `path` so that a crash leaves the old file or the new one, never a mixture.
+
+    Two processes may write one path at the same time: either file is whole, and the later one stays. Raises Problem
+    when the disk is full or refuses.
+    """
+    temporary = temporary_name(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                for part in parts:
+                    file.write(part)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -118,12 +118,16 @@ def from_sound_files(
 ) -> Iterator[tuple[str, Parts]]:
     """Statistics of the layers whose activations and documents are sound."""
     layout = manifest.layout
-    for layer, array in layout.activations.items():
-        sources = {DOCUMENTS, *layout.document.files(), *array.files()}
-        if layout.statistics_paths(layer).intersection(bad) and not sources.intersection(bad):
-            for name, content in statistics_files(layout, layer, compute_statistics(folder, layout, layer)).items():
-                if name in bad:
-                    yield name, (content,)
+    wanted = [
+        layer
+        for layer, array in layout.activations.items()
+        if layout.statistics_paths(layer).intersection(bad)
+        and not {DOCUMENTS, *layout.document.files(), *array.files()}.intersection(bad)
+    ]
+    for layer, statistics in compute_statistics(folder, layout, wanted, progress).items():
+        for name, content in statistics_files(layout, layer, statistics).items():
+            if name in bad:
+                yield name, (content,)
 
 
 def from_copy(read: Callable[[str, FileRecord], bytes | None]) -> Remake:

@@ -9,25 +9,12 @@ from types import TracebackType
 import numpy as np
 
 from store.documents import DocumentWriter
-from store.files import file_sha256, write_atomically
+from store.files import file_sha256
 from store.layout import DOCUMENTS, Layout
 from store.manifest import Manifest
+from store.partial import put
 from store.problem import Problem
 from store.records import FileRecord
-
-
-def put(folder: Path, name: str, *parts: bytes | memoryview) -> FileRecord:
-    """Write one file of the store `folder` atomically and return its record. Raises Problem when the disk is full."""
-    try:
-        write_atomically(folder / name, *parts)
-    except OSError as error:
-        raise Problem(
-            "A file of the store could not be written.",
-            where=(folder / name).absolute(),
-            found=error.strerror,
-            do="make room or mend the disk, then run the same command again: it goes on where it stopped",
-        ) from error
-    return FileRecord.of(*parts)
 
 
 class SequenceWriter:

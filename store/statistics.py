@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import dask
 import numpy as np
+from dask.delayed import Delayed
 
 from store.documents import in_train, is_train
+from store.engine import compute
 from store.layout import DOCUMENTS, STATISTICS, Layout
 from store.problem import Problem
+from store.progress import SILENT, Progress
 from store.shards import ShardedArray, array_metadata, group_metadata
 
 
@@ -55,12 +59,23 @@ class Moments(NamedTuple):
     """[context]: number of tokens at each position."""
 
 
-def compute_statistics(folder: Path, layout: Layout, layer: int) -> Statistics:
-    """Statistics of `layer` of the store in `folder`, computed with Dask, a task a shard.
+def compute_statistics(
+    folder: Path, layout: Layout, layers: Iterable[int], progress: Progress = SILENT
+) -> dict[int, Statistics]:
+    """Layer -> statistics of `layers` of the store in `folder`, computed with Dask, a task a shard and layer.
 
     Raises Problem when the activations hold NaN or infinity.
     """
-    train = dask.delayed(is_train)(folder / DOCUMENTS)
+    place = folder.absolute()  # a worker may have another working directory
+    train = dask.delayed(is_train)(place / DOCUMENTS)
+    totals = {layer: _total(place, layout, layer, train) for layer in layers}
+    progress.start("statistics", len(totals), "layers")
+    moments = compute(list(totals.values()), lambda _: progress.advance(1))
+    return {layer: _statistics(total, folder, layer) for layer, total in zip(totals, moments, strict=True)}
+
+
+def _total(folder: Path, layout: Layout, layer: int, train: Delayed) -> Delayed:
+    """The moments of a whole layer, when it is computed: those of its shards, merged pairwise."""
     array = layout.activations[layer]
     level = [
         dask.delayed(shard_moments)(folder, array, layout.document, shard, train) for shard in range(layout.n_shards)
@@ -68,8 +83,7 @@ def compute_statistics(folder: Path, layout: Layout, layer: int) -> Statistics:
     while len(level) > 1:
         pairs = [dask.delayed(merge)(*level[i : i + 2]) for i in range(0, len(level) - 1, 2)]
         level = pairs + level[len(pairs) * 2 :]
-    (total,) = dask.compute(level[0])
-    return _statistics(total, folder, layer)
+    return level[0]
 
 
 def _statistics(total: Moments, folder: Path, layer: int) -> Statistics:

@@ -253,11 +253,10 @@ class _Part:
     def write_statistics(self) -> dict[str, FileRecord]:
         """Statistics of every layer: those of the source where all its sequences are kept as they are."""
         layout, files = self._layout, dict[str, FileRecord]()
-        for layer in layout.layers:
-            if self._whole:
-                files |= self._link(*layout.statistics_paths(layer))
-                continue
-            again = statistics_files(layout, layer, compute_statistics(self.folder, layout, layer))
+        if self._whole:
+            return self._link(*(name for layer in layout.layers for name in layout.statistics_paths(layer)))
+        for layer, statistics in compute_statistics(self.folder, layout, layout.layers).items():
+            again = statistics_files(layout, layer, statistics)
             files |= {name: put(self.folder, name, content) for name, content in again.items()}
         return files
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import dask
+
 from store.encoding import EncodedArray
+from store.engine import compute
 from store.files import file_sha256
 from store.manifest import NAME, Manifest
 from store.problem import Problem
@@ -88,18 +90,17 @@ def wrong_sizes(folder: Path, files: Mapping[str, FileRecord]) -> list[BadFile]:
 
 
 def wrong_contents(folder: Path, files: Mapping[str, FileRecord], progress: Progress = SILENT) -> list[BadFile]:
-    """As `wrong_sizes`, and the files whose sha256 differs. Hashes in as many threads as there are cores."""
+    """As `wrong_sizes`, and the files whose sha256 differs. Hashes on all cores."""
     bad = wrong_sizes(folder, files)
     named = {file.path for file in bad}
     whole = [name for name in sorted(files) if name not in named]
     progress.start("verify", sum(files[name].size for name in whole), "B")
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        found_hashes = threads.map(lambda name: _sha256(folder / name), whole)
-        for name, found in zip(whole, found_hashes, strict=True):
-            expected = f"sha256 {files[name].sha256}"
-            if found != expected:
-                bad.append(BadFile(name, expected, found))
-            progress.advance(files[name].size)
+    place = folder.absolute()  # a worker may have another working directory
+    tasks = [dask.delayed(_sha256)(place / name) for name in whole]
+    for name, found in zip(whole, compute(tasks, lambda i: progress.advance(files[whole[i]].size)), strict=True):
+        expected = f"sha256 {files[name].sha256}"
+        if found != expected:
+            bad.append(BadFile(name, expected, found))
     return sorted(bad)
 
 

@@ -15,28 +15,28 @@ from store.files import PARTIAL, remove, remove_partials
 from store.layout import CARD, Layout
 from store.lock import Lock
 from store.manifest import NAME, Manifest, StoreSpec, as_json
+from store.partial import PartialStore, put
 from store.problem import Problem
 from store.progress import SILENT, Progress
 from store.records import FileRecord
-from store.sequences import SequenceWriter, put
+from store.sequences import SequenceWriter
 from store.statistics import compute_statistics, statistics_files
-from store.verify import foreign_entries, wrong_contents
+from store.verify import foreign_entries, refuse, wrong_contents, wrong_sizes
 
 
 class OtherContent(Problem):
     """The folder holds a store that was made from another request."""
 
 
-class StoreWriter:
-    """The only writer of a store. A context manager that holds the store's lock.
+class StoreWriter(PartialStore):
+    """The only writer of a store's manifest. A context manager that holds the store's lock.
 
     A file counts once it is whole on disk *and* the manifest names it with its sha256. Everything else is
     removed when the next writer opens the store, so what a kill leaves behind never shows.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, lock: Lock, damaged: set[str], progress: Progress) -> None:
-        self.folder = folder
-        self._manifest = manifest
+        super().__init__(folder, manifest)
         self._lock = lock
         self._progress = progress
         known = manifest.n_sequences is not None
@@ -84,21 +84,11 @@ class StoreWriter:
     ) -> None:
         self._lock.release()
 
-    @property
-    def plan(self) -> dict[str, Any]:
-        """The execution plan that the first run recorded, empty until then; every resume has to follow it."""
-        return self._manifest.plan
-
     def record_plan(self, plan: Mapping[str, Any]) -> None:
         """Write the execution plan down, once, before the first shard of activations."""
         if self._manifest.plan:
             raise RuntimeError("this store has its plan already")
         self._save(replace(self._manifest, plan=as_json(plan)))
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 of the request."""
-        return self._manifest.fingerprint
 
     @property
     def root(self) -> str | None:
@@ -116,15 +106,10 @@ class StoreWriter:
         return self._manifest.n_sequences if self._has_sequences else None
 
     @property
-    def n_shards(self) -> int:
-        """Shards of every array. The sequences must be written."""
-        return self._layout.n_shards
-
-    @property
     def _layout(self) -> Layout:
         if not self._has_sequences:
             raise RuntimeError("write the sequences of this store first")
-        return self._manifest.layout
+        return super()._layout
 
     def sequences(self) -> SequenceWriter:
         """Write tokens, document ids and documents; leaving the block commits them.
@@ -141,49 +126,40 @@ class StoreWriter:
         files = former | records if same else records
         self._save(replace(self._manifest, n_sequences=n_sequences, files=files))
         for file in foreign_entries(self.folder, files):
-            (self.folder / file.path).unlink()
+            (self.folder / file.path).unlink(missing_ok=True)
         self._has_sequences = True
 
     def missing_shards(self) -> list[int]:
-        """The shards still to be written, ascending: the first that is not there, and all after it."""
+        """The shards still to be written, ascending."""
         layout, files = self._layout, self._manifest.files
-        for shard in range(layout.n_shards):
-            if any(name not in files for name in layout.shard_files(shard).values()):
-                return list(range(shard, layout.n_shards))
-        return []
-
-    def shard_rows(self, shard: int) -> range:
-        """The sequences that shard `shard` holds."""
-        return self._layout.tokens.shard_rows(shard)
-
-    def tokens(self, shard: int) -> np.ndarray:
-        """Token ids of a shard, int32 [rows, context]."""
-        return self._layout.tokens.map(self.folder, shard).copy()
-
-    def document(self, shard: int) -> np.ndarray:
-        """Document ids of a shard, int32 [rows, context]; -1 at BOS and padding."""
-        return self._layout.document.map(self.folder, shard).copy()
-
-    def stored(self, layer: int, row: int) -> np.ndarray:
-        """One sequence of a shard that is written, [context, d] in storage type, as it lies on disk."""
-        shard, place = divmod(row, self._layout.rows_per_shard)
-        return self._layout.activations[layer].map(self.folder, shard)[place].copy()
+        return [
+            shard
+            for shard in range(layout.n_shards)
+            if any(name not in files for name in layout.shard_files(shard).values())
+        ]
 
     def write_shard(self, shard: int, payload: Mapping[int, np.ndarray]) -> None:
         """Write the activations of one shard: layer -> [rows, context, d] in storage type (bf16 as uint16).
 
         May be called from one background thread. Raises ValueError for other layers, shapes or types.
         """
+        self._refuse_finished()
+        self.record_shard(shard, self.put_shard(shard, payload))
+
+    def record_shard(self, shard: int, records: Mapping[str, FileRecord]) -> None:
+        """Enter a shard that is on disk, with what `put_shard` returned to whoever wrote it. Shards come in any order.
+
+        Raises ValueError for the records of other files, and Problem for files that are not there in their size.
+        """
+        self._refuse_finished()
+        if set(records) != set(self._layout.shard_files(shard).values()):
+            raise ValueError(f"records of {sorted(records)} for shard {shard}")
+        refuse(self.folder, wrong_sizes(self.folder, records))
+        self._record(records)
+
+    def _refuse_finished(self) -> None:
         if self.complete:
             raise RuntimeError("this store is finished")
-        layout, n_rows = self._layout, len(self.shard_rows(shard))
-        if set(payload) != set(layout.layers) or any(len(rows) != n_rows for rows in payload.values()):
-            raise ValueError(f"shard {shard} takes {n_rows} rows of each of the layers {list(layout.layers)}")
-        records = {}
-        for layer, array in layout.activations.items():
-            name = array.shard_path(shard)
-            records[name] = put(self.folder, name, *array.encode(payload[layer]))
-        self._record(records)
 
     def finish(self, card_facts: Mapping[str, str]) -> str:
         """Compute the statistics, write the card, seal the store; returns the root digest.
@@ -195,12 +171,11 @@ class StoreWriter:
         if missing := self.missing_shards():
             raise RuntimeError(f"shards {missing} of this store are not written yet")
         layout = self._layout
-        self._progress.start("statistics", len(layout.layers), "layer")
-        for layer in layout.layers:
-            files = statistics_files(layout, layer, compute_statistics(self.folder, layout, layer))
+        for layer, statistics in compute_statistics(self.folder, layout, layout.layers, self._progress).items():
+            files = statistics_files(layout, layer, statistics)
             self._record({name: put(self.folder, name, content) for name, content in files.items()})
-            self._progress.advance(1)
         self._record({CARD: put(self.folder, CARD, card(self._manifest, card_facts))})
+        remove_partials(self.folder)  # of workers that were killed while they wrote
         sealed = self._manifest.completed()
         self._save(sealed)
         assert sealed.root is not None
@@ -273,7 +248,7 @@ def _resume(folder: Path, spec: StoreSpec, progress: Progress) -> tuple[Manifest
         manifest = _without(manifest, damaged)
         manifest.save(folder)
     for file in foreign_entries(folder, manifest.files):
-        (folder / file.path).unlink()
+        (folder / file.path).unlink(missing_ok=True)
     for name in damaged:
         remove(folder / name)
     return manifest, damaged

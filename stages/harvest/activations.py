@@ -13,7 +13,7 @@ from stages.harvest.config import HarvestConfig
 from stages.harvest.plan import HarvestPlan
 from stages.harvest.storage import to_storage
 from stages.language_model.runner import LayerRunner
-from store import StoreWriter
+from store import PartialStore, StoreWriter
 from store.progress import Progress
 
 
@@ -30,10 +30,22 @@ def batches(tokens: Int[np.ndarray, "rows context"], size: int) -> Iterator[tupl
         yield rows, torch.from_numpy(np.concatenate([block, filling]).astype(np.int64))
 
 
-def warm_up(runner: LayerRunner, writer: StoreWriter, plan: HarvestPlan) -> None:
+def warm_up(runner: LayerRunner, store: PartialStore, plan: HarvestPlan) -> None:
     """Run one batch for nothing, so that compilation is over before the clock of the harvest starts."""
-    _, block = next(batches(writer.tokens(0), plan.batch_rows))
+    _, block = next(batches(store.tokens(0), plan.batch_rows))
     runner(block)
+
+
+def start_bar(writer: StoreWriter, config: HarvestConfig, progress: Progress) -> None:
+    """Tell how many positions there are, and how many of them an earlier run did."""
+    assert writer.n_sequences is not None
+    total = writer.n_sequences * config.context
+    progress.start("harvest", total, "tokens", done=total - missing_tokens(writer, config))
+
+
+def missing_tokens(writer: StoreWriter, config: HarvestConfig) -> int:
+    """Positions whose activations are not written yet."""
+    return sum(len(writer.shard_rows(shard)) for shard in writer.missing_shards()) * config.context
 
 
 def harvest_shard(

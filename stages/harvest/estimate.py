@@ -43,6 +43,12 @@ class Estimate:
     compute_dtype: str
     """dtype of the forward pass."""
 
+    workers: int | None
+    """Processes that would share the work; None for a harvest by one."""
+
+    threads: int
+    """CPU threads of torch in each process."""
+
     def facts(self) -> dict[str, object]:
         """Names and values for a person."""
         minutes = self.tokens / self.tokens_per_second / 60
@@ -52,6 +58,7 @@ class Estimate:
             "tokens": f"{self.tokens:,}",
             "on disk": f"{self.bytes / 1e9:.2f} GB",
             "forward pass": f"{self.compute_dtype}, {'compiled' if self.compiled else 'eager'}",
+            **({"workers": f"{self.workers}, CPU threads in each: {self.threads}"} if self.workers else {}),
             "estimated time": f"{minutes:.0f} min at {self.tokens_per_second:,.0f} tokens/s"
             + (" (measured eagerly)" if self.compiled else ""),
         }
@@ -62,9 +69,12 @@ def estimate(
     config: HarvestConfig,
     model: ModelConfig,
     text: CorpusConfig,
+    crew: tuple[int, int] | None = None,
     progress: Progress = SILENT,
 ) -> Estimate:
     """Tokenise as the harvest would (a `tokens` limit is taken at its word), and time a forward pass.
+
+    `crew` is how many workers would share it and the threads of each, taken to be as fast as this process is.
 
     Raises:
         Problem: as `harvest` would: wrong model, corpus or layer, too little disk.
@@ -77,9 +87,13 @@ def estimate(
     tokens = sequences * config.context
     size = tokens * bytes_per_token(config, lm.d_model)
     check_disk(folder, size)
-    plan, _ = decide(config, lm, tokens)
-    rate = _rate(lm, config)
-    return Estimate(folder, sequences, tokens, size, rate, plan.compiled, plan.compute_dtype)
+    workers, threads = crew or (None, None)
+    plan, _ = decide(config, lm, tokens, threads)
+    torch.set_num_threads(plan.threads)
+    rate = _rate(lm, config) * (workers or 1)
+    return Estimate(
+        folder, sequences, tokens, size, rate, plan.compiled, plan.compute_dtype, workers=workers, threads=plan.threads
+    )
 
 
 def _rate(lm: LanguageModel, config: HarvestConfig) -> float:

@@ -6,24 +6,27 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stages.harvest.activations import harvest_shards, warm_up
+from stages.harvest.activations import missing_tokens
+from stages.harvest.alone import Alone
 from stages.harvest.card import card_facts
 from stages.harvest.config import HarvestConfig
-from stages.harvest.plan import HarvestPlan, decide, follow
 from stages.harvest.request import make_request
-from stages.harvest.selfcheck import SelfCheck, self_check
+from stages.harvest.selfcheck import SelfCheck
 from stages.harvest.sequences import write_sequences
 from stages.language_model.config import CorpusConfig, ModelConfig
 from stages.language_model.model import LanguageModel, load
-from stages.language_model.runner import LayerRunner
 from store import OtherContent, StoreSpec, StoreWriter, remove_store
 from store.files import write_json
 from store.problem import Problem
 from store.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from stages.harvest.cluster import Cluster
+    from stages.harvest.shared import Shared
 
 
 @dataclass(frozen=True)
@@ -54,17 +57,19 @@ def harvest(
     *,
     request: dict[str, Any] | None = None,
     replace: bool = False,
+    cluster: Cluster | None = None,
     progress: Progress = SILENT,
 ) -> HarvestResult:
     """Run the language model over the corpus and keep the residual stream of `config.layers`.
 
-    A second call finds the store finished. A call after a crash goes on at the first shard that does
+    A second call finds the store finished. A call after a crash computes the shards that are missing or do
     not verify, under the execution plan of the first, and ends with the same bytes.
 
     Args:
         folder: the store's folder, made if absent.
         request: what `make_request` returned, to save a second reading of the weights.
         replace: remove a store of another fingerprint at `folder`, instead of refusing.
+        cluster: worker processes that compute the shards; this process does if None.
 
     Raises:
         Problem: wrong model, corpus, layer or plan; too little disk; a failed self-check.
@@ -81,20 +86,17 @@ def harvest(
         if writer.n_sequences is None:
             write_sequences(writer, lm, text, config, progress)
         assert writer.n_sequences is not None
-        plan = _plan(writer, config, lm, progress)
-        runner = LayerRunner(lm, config.layer_list, compile=plan.compiled)
-        total = writer.n_sequences * config.context
-        left = sum(len(writer.shard_rows(shard)) for shard in writer.missing_shards()) * config.context
-        check_disk(folder, left * bytes_per_token(config, lm.d_model))
-        if plan.compiled and left:
-            progress.note("compiling the model for this harvest (20 s to a minute)")
-            warm_up(runner, writer, plan)
-        progress.start("harvest", total, "tokens", done=total - left)
-        begun = time.monotonic()
-        harvest_shards(writer, runner, config, plan, progress)
-        seconds = time.monotonic() - begun
-        check = self_check(writer, lm, runner, config, plan)
-        root = writer.finish(card_facts(request, asdict(plan)))
+        crew = _crew(writer, lm, config, model, cluster)
+        del lm  # of a cluster, it is the workers that need the memory
+        if not writer.plan:
+            plan, notice = crew.decide(writer.n_sequences * config.context)
+            if notice:
+                progress.note(notice)
+            writer.record_plan(asdict(plan))
+        left = missing_tokens(writer, config)
+        check_disk(folder, left * bytes_per_token(config, request["model"]["d_model"]))
+        seconds, check = crew.run(writer, progress)
+        root = writer.finish(card_facts(request, writer.plan))
         result = HarvestResult(
             folder,
             root,
@@ -139,16 +141,16 @@ def _open(folder: Path, spec: StoreSpec, replace: bool, progress: Progress) -> S
         return StoreWriter.open(folder, spec, progress=progress)
 
 
-def _plan(writer: StoreWriter, config: HarvestConfig, lm: LanguageModel, progress: Progress) -> HarvestPlan:
-    """The recorded plan, or this machine's, recorded before the first shard."""
-    if writer.plan:
-        return follow(writer.plan, lm)
-    assert writer.n_sequences is not None
-    plan, notice = decide(config, lm, writer.n_sequences * config.context)
-    if notice:
-        progress.note(notice)
-    writer.record_plan(asdict(plan))
-    return plan
+def _crew(
+    writer: StoreWriter, lm: LanguageModel, config: HarvestConfig, model: ModelConfig, cluster: Cluster | None
+) -> Alone | Shared:
+    """Who computes the activations."""
+    if cluster is None:
+        return Alone(lm, config)
+    from stages.harvest.shared import Shared  # its import takes a second
+    from stages.harvest.worker import Job
+
+    return Shared(cluster, Job.of(writer, config, model))
 
 
 def _write_run_json(result: HarvestResult, model: ModelConfig, check: SelfCheck, seconds: float) -> None:

@@ -39,7 +39,7 @@ class HarvestPlan:
     """Sequences in a forward pass; a batch never straddles two shards."""
 
     threads: int
-    """CPU threads of torch."""
+    """CPU threads of torch, in each process that computes."""
 
     device: str
     """cpu or cuda, with the device's name."""
@@ -52,9 +52,11 @@ class HarvestPlan:
     """Library versions."""
 
 
-def decide(config: HarvestConfig, lm: LanguageModel, tokens: int) -> tuple[HarvestPlan, str | None]:
+def decide(
+    config: HarvestConfig, lm: LanguageModel, tokens: int, threads: int | None = None
+) -> tuple[HarvestPlan, str | None]:
     """The plan of this machine for a harvest of `tokens` positions, and a notice if it is not compiled
-    although it is long enough."""
+    although it is long enough. `threads` are torch's, as they are now unless given."""
     possible, reason = can_compile()
     long_enough = tokens >= COMPILE_FROM_TOKENS
     plan = HarvestPlan(
@@ -62,7 +64,7 @@ def decide(config: HarvestConfig, lm: LanguageModel, tokens: int) -> tuple[Harve
         attention=lm.attention,
         compiled=long_enough and possible,
         batch_rows=config.batch_rows,
-        threads=torch.get_num_threads(),
+        threads=threads or torch.get_num_threads(),
         **_machine(lm),
     )
     notice = f"not compiled, harvesting eagerly: {reason}" if long_enough and not possible else None
@@ -92,7 +94,7 @@ def follow(recorded: dict[str, Any], lm: LanguageModel) -> HarvestPlan:
             found=", ".join(f"{name} {here[name]}" for name in different),
             do="finish it on a machine and with versions like the first, or delete the partial store and harvest again",
         )
-    torch.set_num_threads(plan.threads)
+    torch.set_num_threads(plan.threads)  # OpenMP counts for each calling thread: call this where the model runs
     return plan
 
 

@@ -17,7 +17,7 @@ from stages.harvest.storage import from_storage, to_storage
 from stages.language_model.decoder import decoder_layers, hidden_states
 from stages.language_model.model import LanguageModel
 from stages.language_model.runner import LayerRunner
-from store import StoreWriter
+from store import PartialStore
 from store.problem import Problem
 
 SEQUENCES = 4
@@ -42,7 +42,7 @@ class SelfCheck:
 
 
 def self_check(
-    writer: StoreWriter,
+    store: PartialStore,
     lm: LanguageModel,
     runner: LayerRunner,
     config: HarvestConfig,
@@ -54,20 +54,20 @@ def self_check(
     Raises:
         Problem: naming the sequence and layer, if they differ.
     """
-    assert writer.n_sequences is not None
-    seed = int(writer.fingerprint[:16], 16)
-    count = min(SEQUENCES, writer.n_sequences)
-    rows = np.sort(np.random.default_rng(seed).choice(writer.n_sequences, count, replace=False))
+    assert store.n_sequences is not None
+    seed = int(store.fingerprint[:16], 16)
+    count = min(SEQUENCES, store.n_sequences)
+    rows = np.sort(np.random.default_rng(seed).choice(store.n_sequences, count, replace=False))
     coarser = max(plan.compute_dtype, config.dtype, key=lambda name: TOLERANCE[name])
     worst = 0.0
     for row in rows.tolist():
-        shard = next(s for s in range(writer.n_shards) if row in writer.shard_rows(s))
-        place = row - writer.shard_rows(shard).start
-        tokens = writer.tokens(shard)
+        shard = next(s for s in range(store.n_shards) if row in store.shard_rows(s))
+        place = row - store.shard_rows(shard).start
+        tokens = store.tokens(shard)
         again = _same_batch(runner, tokens, place, plan, config)
         alone = _unbatched(lm, tokens[place], config.layer_list)
         for layer in config.layer_list:
-            stored = writer.stored(layer, row)
+            stored = store.stored(layer, row)
             if not np.array_equal(stored, again[layer]):
                 raise _differs(row, layer, "equal to the bit in the same batch", "other bits")
             difference = _relative(from_storage(stored, config.dtype), alone[layer])

@@ -18,7 +18,6 @@ import torch
 import store
 from stages.harvest import harvest as harvest_module
 from stages.harvest import selfcheck
-from stages.harvest.config import HarvestConfig
 from stages.harvest.estimate import estimate
 from stages.harvest.harvest import harvest
 from stages.harvest.request import make_request
@@ -27,29 +26,9 @@ from stages.language_model.decoder import decoder_layers
 from stages.language_model.model import load
 from stages.language_model.runner import LayerRunner
 from store.problem import Problem
+from tests.harvest.small import CONFIG, interrupt_after_first_shard
 from tests.project import write_corpus
-
-CONFIG = HarvestConfig(layers="0-2", context=16, heldout=0.2, dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> CorpusConfig:
-    return CorpusConfig(source=str(write_corpus(tmp_path_factory.mktemp("text") / "text.jsonl", 40)))
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Path) -> ModelConfig:
-    return ModelConfig(name="tiny/gemma3", source=str(tiny_model), dtype="float32")
-
-
-@pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards of 8 rows, so that a small harvest has several."""
-    monkeypatch.setattr("store.manifest.SHARD_BYTES", 0)
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+from tests.store.make import content
 
 
 def test_stored_activations_are_those_of_the_unmodified_model(
@@ -82,8 +61,8 @@ def test_every_document_is_whole_in_token_order_and_in_one_split(
     everything = np.arange(opened.n_sequences)
     tokens, document = opened.tokens(everything), opened.document(everything)
     assert len(opened.documents) == len(texts)
-    for number, content in enumerate(texts):
-        assert lm.tokenizer.decode(tokens[document == number].tolist()) == content
+    for number, whole in enumerate(texts):
+        assert lm.tokenizer.decode(tokens[document == number].tolist()) == whole
     for split in ("train", "heldout"):
         members = document[opened.rows(split)]
         assert set(opened.documents["split"].iloc[np.unique(members[members >= 0])]) == {split}
@@ -102,14 +81,14 @@ def test_a_damaged_shard_is_harvested_again_to_the_same_bytes(
     tmp_path: Path, model: ModelConfig, text: CorpusConfig
 ) -> None:
     first = harvest(tmp_path / "s", CONFIG, model, text)
-    whole = tree(tmp_path / "s")
+    whole = content(tmp_path / "s")
     shard = tmp_path / "s/activations.zarr/layers/2/resid_post/c/1/0/0"
-    content = bytearray(shard.read_bytes())
-    content[100] ^= 1
-    shard.write_bytes(content)
+    damaged = bytearray(shard.read_bytes())
+    damaged[100] ^= 1
+    shard.write_bytes(damaged)
     again = harvest(tmp_path / "s", CONFIG, model, text)
     assert (again.did, again.root) == ("resumed and finished", first.root)
-    assert tree(tmp_path / "s") == whole
+    assert content(tmp_path / "s") == whole
 
 
 def test_another_request_is_refused_or_replaces_the_whole(
@@ -128,7 +107,7 @@ def test_another_request_is_refused_or_replaces_the_whole(
 def test_a_machine_that_cannot_follow_the_plan_refuses_to_append(
     tmp_path: Path, model: ModelConfig, text: CorpusConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _interrupt_after_first_shard(monkeypatch, tmp_path / "s", model, text)
+    interrupt_after_first_shard(tmp_path / "s", model, text)
     monkeypatch.setattr("stages.harvest.plan.cpu_capability", lambda: "another machine")
     with pytest.raises(Problem, match="cannot continue") as caught:
         harvest(tmp_path / "s", CONFIG, model, text)
@@ -140,26 +119,10 @@ def test_a_resume_keeps_the_recorded_batches(
     tmp_path: Path, model: ModelConfig, text: CorpusConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = harvest(tmp_path / "u", CONFIG, model, text)
-    _interrupt_after_first_shard(monkeypatch, tmp_path / "s", model, text)
+    interrupt_after_first_shard(tmp_path / "s", model, text)
     resumed = harvest(tmp_path / "s", replace(CONFIG, batch_rows=3), model, text)
     assert resumed.did == "resumed and finished"
-    assert resumed.root == undisturbed.root and tree(tmp_path / "s") == tree(tmp_path / "u")
-
-
-def _interrupt_after_first_shard(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, model: ModelConfig, text: CorpusConfig
-) -> None:
-    def stop_at_second(self: store.StoreWriter, shard: int, payload: object) -> None:
-        if shard == 1:
-            raise KeyboardInterrupt
-        original(self, shard, payload)  # type: ignore[arg-type]
-
-    original = store.StoreWriter.write_shard
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(store.StoreWriter, "write_shard", stop_at_second)
-        harvest(folder, CONFIG, model, text)
-    with pytest.raises(Problem, match=r"(?i)partial|not finished|incomplete"):
-        store.open(folder)
+    assert resumed.root == undisturbed.root and content(tmp_path / "s") == content(tmp_path / "u")
 
 
 @pytest.mark.parametrize("wrong", ["bits", "model"])
@@ -273,7 +236,7 @@ def test_a_killed_harvest_ends_as_if_it_had_not_been(
         killed += child.wait() == -signal.SIGKILL
     assert killed
     assert _child(tmp_path / "s", model, text).wait() == 0
-    assert tree(tmp_path / "s") == tree(tmp_path / "u")
+    assert content(tmp_path / "s") == content(tmp_path / "u")
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,26 @@ def test_flags_that_change_the_content_change_the_path(project: TinyProject) -> 
     assert opened.manifest.fingerprint.startswith(folder.name[-8:])
 
 
+def test_float16_is_refused_where_values_would_overflow(project: TinyProject, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    loud = shutil.copytree(project.params["profiles"]["tiny"]["model"]["source"], tmp_path / "loud")
+    weights = load_file(loud / "model.safetensors")
+    weights["model.embed_tokens.weight"] *= 1e6
+    save_file(weights, loud / "model.safetensors", metadata={"format": "pt"})
+    project.params["profiles"]["tiny"]["model"]["source"] = str(loud)
+    project.params["profiles"]["tiny"]["harvest"]["dtype"] = "float16"
+    project.save()
+    status, _, err = project("harvest")
+    assert status == 1 and "at most 65504" in err and "harvest.dtype" in err and "Traceback" not in err
+    assert store.verify(project.root / "data/stores/tiny-L1").root is None
+    project.params["profiles"]["tiny"]["harvest"]["dtype"] = "bfloat16"
+    project.save()
+    status, _, err = project("harvest")
+    assert status == 0, err
+    assert store.open(project.root / "data/stores/tiny-L1").statistics(1).scale > 65504
+
+
 def test_a_dry_run_writes_nothing(project: TinyProject) -> None:
     status, out, err = project("harvest", "--dry-run")
     assert status == 0, err
@@ -150,8 +171,6 @@ def test_a_damaged_store_is_refused_and_listed(harvested: TinyProject) -> None:
 
 
 def test_a_partial_store_is_refused(harvested: TinyProject) -> None:
-    import shutil
-
     folder = harvested.root / "data/stores/tiny-L1"
     shard = folder / "activations.zarr/layers/1/resid_post/c/0/0/0"
     shard.unlink()

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,14 +16,14 @@ import yaml
 import store
 from pipeline.params import read_params
 from tests.project import VARIANTS, TinyProject, write_params
+from tests.store.make import content
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
-def test_the_embedded_profile_end_to_end(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def embedded(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> TinyProject:
+    """The embedded profile on 6,144 tokens."""
     profile = yaml.safe_load((ROOT / "params.yaml").read_text())["profiles"]["embedded"]
     profile["corpus"]["tokens"] = 6144
     profile["harvest"]["heldout"] = 0.3
@@ -31,6 +36,33 @@ def test_the_embedded_profile_end_to_end(
     )
     (tmp_path / "variants.yaml").write_text(yaml.safe_dump(VARIANTS))
     monkeypatch.chdir(tmp_path)
+    return project
+
+
+@pytest.mark.slow
+def test_a_killed_harvest_of_the_embedded_model_ends_with_the_same_bytes(
+    embedded: TinyProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.manifest.SHARD_BYTES", 0)
+    asked = ("harvest", "--layer", "5", "--layer", "11", "--store")
+    manifest = embedded.root / "killed/manifest.json"
+    program = "import store.manifest; store.manifest.SHARD_BYTES = 0; from pipeline.app import main; main()"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", program, *asked, "killed"], env=environment) as harvest:
+        while not (manifest.exists() and manifest.read_text().count("resid_post/c/") >= 4):
+            assert harvest.poll() is None
+            time.sleep(0.02)
+        harvest.kill()
+    assert harvest.returncode == -signal.SIGKILL
+    status, out, err = embedded(*asked, "killed")
+    assert status == 0 and "resumed and finished" in out, err
+    assert embedded(*asked, "undisturbed")[0] == 0
+    assert content(embedded.root / "killed") == content(embedded.root / "undisturbed")
+
+
+@pytest.mark.slow
+def test_the_embedded_profile_end_to_end(embedded: TinyProject) -> None:
+    project, tmp_path = embedded, embedded.root
     assert read_params(tmp_path).profile.model.sha256 is not None
     for command in ("harvest", "train", "evaluate", "report"):
         status, _, err = project(command)

@@ -20,8 +20,11 @@ from tests.forks import fork
 from tests.store import make
 
 
-def die_at(step: int) -> None:
-    """Kill this process at its `step`-th call that changes the disk, before or after it by turns."""
+def die_at(step: int) -> Callable[[], int]:
+    """Kill this process at its `step`-th call that changes the disk, before or after it by turns.
+
+    Returns how many there were so far, for a run that outlives its step.
+    """
     calls = 0
 
     def watched(call: Callable[..., object]) -> Callable[..., object]:
@@ -41,9 +44,10 @@ def die_at(step: int) -> None:
     os.mkdir = watched(os.mkdir)
     Path.replace = watched(Path.replace)  # type: ignore[method-assign]
     Path.unlink = watched(Path.unlink)  # type: ignore[method-assign]
+    return lambda: calls
 
 
-def run(folder: Path, prepare: Callable[[], None], kill_after: float | None = None) -> bool:
+def run(folder: Path, prepare: Callable[[], object], kill_after: float | None = None) -> bool:
     """Write the store in a child; returns whether the child was killed before it had finished."""
     child = fork()
     if child == 0:
