@@ -9,6 +9,7 @@ from typing import Any
 import dask
 from dask.callbacks import Callback
 from dask.delayed import Delayed
+from dask.threaded import get as threads
 
 from store.problem import Problem
 
@@ -17,7 +18,7 @@ GO_ON = "run the same command again: it goes on where it stopped"
 
 def compute(tasks: Sequence[Delayed], finished: Callable[[int], None]) -> list[Any]:
     """The results of `tasks`, in their order; `finished(i)` is called as soon as that of task i is there."""
-    scheduler = dask.config.get("scheduler", "threads")
+    scheduler = dask.config.get("scheduler", threads)  # by name, Dask would import its cluster first: half a second
     if scheduler == "dask.distributed":  # what an active client sets
         return _compute_on_cluster(tasks, finished)
     places = {task.key: place for place, task in enumerate(tasks)}
