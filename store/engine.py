@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,23 +19,37 @@ GO_ON = "run the same command again: it goes on where it stopped"
 
 def compute(tasks: Sequence[Delayed], finished: Callable[[int], None]) -> list[Any]:
     """The results of `tasks`, in their order; `finished(i)` is called as soon as that of task i is there."""
-    scheduler = dask.config.get("scheduler", threads)  # by name, Dask would import its cluster first: half a second
-    if scheduler == "dask.distributed":  # what an active client sets
-        return _compute_on_cluster(tasks, finished)
+    client = _active_client()
+    if client is not None:
+        return _compute_on_cluster(client, tasks, finished)
     places = {task.key: place for place, task in enumerate(tasks)}
 
     def after(key: object, *_: object) -> None:
         if key in places:
             finished(places[key])
 
+    scheduler = dask.config.get("scheduler", None)
+    if scheduler in (None, "dask.distributed"):  # a client that was closed may leave its name behind
+        scheduler = threads  # by name, Dask would import its cluster first: half a second
     with Callback(posttask=after):
         return list(dask.compute(*tasks, scheduler=scheduler))
 
 
-def _compute_on_cluster(tasks: Sequence[Delayed], finished: Callable[[int], None]) -> list[Any]:
-    from distributed import as_completed, default_client
+def _active_client() -> Any:
+    """The client of a cluster, if this process has one."""
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import default_client
 
-    client = default_client()
+    try:
+        return default_client()
+    except ValueError:
+        return None
+
+
+def _compute_on_cluster(client: Any, tasks: Sequence[Delayed], finished: Callable[[int], None]) -> list[Any]:
+    from distributed import as_completed
+
     futures = client.compute(list(tasks))
     places = {future.key: place for place, future in enumerate(futures)}
     with answered("a part of the store"):
