@@ -62,7 +62,7 @@ def test_a_full_disk_is_one_message_and_loses_nothing(project: TinyProject, smal
     assert project(*asked, "whole")[0] == 0
     folder, full, kept = small_disk / "store", 0, 0
     project.patch.setattr("stages.harvest.harvest.check_disk", lambda *_: None)  # as if it had been filled since then
-    for kilobytes in range(16, 600, 16):
+    for kilobytes in range(16, 600, 8):
         resize(small_disk, kilobytes)
         status, out, err = project(*asked, str(folder))
         if status == 0:
