@@ -70,7 +70,7 @@ def main(folder: Path, seed: int, n_kills: int) -> None:
     torch.set_num_threads(1)
     store.manifest.SHARD_BYTES = 0
     model = ModelConfig("tiny/gemma2", str(folder / "tiny-gemma2-3x32-seed0"), dtype="float32")
-    text = CorpusConfig(str(write_corpus(folder / "text.jsonl", 7, seed)))
+    text = CorpusConfig(str(write_corpus(folder / "text.jsonl", 10, seed)))
     in_child(lambda: tiny_model_folder(folder))  # in a child, for the tokenizer's trainer starts threads
 
     def run(place: Path) -> None:

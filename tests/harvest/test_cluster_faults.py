@@ -16,10 +16,13 @@ import psutil
 import pytest
 from distributed import WorkerPlugin
 
+import store
+from stages.harvest import plan
 from stages.harvest.cluster import local_cluster
 from stages.harvest.harvest import harvest
 from stages.harvest.worker import LayerRunner
 from stages.language_model.config import CorpusConfig, ModelConfig
+from stages.precision import can_compile
 from store.problem import Problem
 from tests import forks
 from tests.harvest.small import CONFIG
@@ -135,3 +138,22 @@ def _until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_compiled_workers_write_the_bytes_of_one_compiled_process(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.harvest.plan.COMPILE_FROM_TOKENS", 0)
+    alone = harvest(tmp_path / "alone", CONFIG, model, text)
+    with local_cluster(2) as cluster:
+        cluster.client.register_plugin(AlwaysCompile())
+        result = harvest(tmp_path / "s", CONFIG, model, text, cluster=cluster)
+    assert store.open(tmp_path / "s").plan["compiled"] == can_compile()[0]
+    assert result.root == alone.root and content(tmp_path / "s") == content(tmp_path / "alone")
+
+
+class AlwaysCompile(WorkerPlugin):
+    """However short the harvest is."""
+
+    def setup(self, worker: Any) -> None:
+        plan.COMPILE_FROM_TOKENS = 0

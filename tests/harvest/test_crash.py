@@ -34,7 +34,7 @@ def assert_survives(folder: Path, seed: int, kills: int) -> None:
     assert result.returncode == 0, result.stderr
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     killed = Counter(line["in"] for line in lines if line.get("killed"))
-    assert killed.total() == kills and len(killed) >= 3 and killed["shards"] >= kills // 4, killed
+    assert killed.total() == kills and len(killed) >= 3 and killed["shards"] >= kills // 10, killed
     ends = [line["equal"] for line in lines if "equal" in line]
     assert len(ends) >= kills // 2 and all(ends)
 
@@ -62,7 +62,7 @@ def test_a_full_disk_is_one_message_and_loses_nothing(project: TinyProject, smal
     assert project(*asked, "whole")[0] == 0
     folder, full, kept = small_disk / "store", 0, 0
     project.patch.setattr("stages.harvest.harvest.check_disk", lambda *_: None)  # as if it had been filled since then
-    for kilobytes in range(16, 600, 16):
+    for kilobytes in range(16, 600, 8):
         resize(small_disk, kilobytes)
         status, out, err = project(*asked, str(folder))
         if status == 0:

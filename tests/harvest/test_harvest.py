@@ -2,12 +2,9 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -24,7 +21,6 @@ from stages.harvest.request import make_request
 from stages.language_model.config import CorpusConfig, ModelConfig
 from stages.language_model.decoder import decoder_layers
 from stages.language_model.model import load
-from stages.language_model.runner import LayerRunner
 from store.problem import Problem
 from tests.harvest.small import CONFIG, interrupt_after_first_shard
 from tests.project import write_corpus
@@ -162,15 +158,6 @@ def test_too_little_disk_is_refused_before_the_first_shard(
         estimate(tmp_path / "s", CONFIG, model, text)
 
 
-def test_float16_that_would_overflow_is_refused(
-    tmp_path: Path, model: ModelConfig, text: CorpusConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = LayerRunner.__call__
-    monkeypatch.setattr(LayerRunner, "__call__", lambda self, t: {k: v * 1e6 for k, v in original(self, t).items()})
-    with pytest.raises(Problem, match="not finite"):
-        harvest(tmp_path / "s", replace(CONFIG, dtype="float16"), model, text)
-
-
 @pytest.mark.usefixtures("small_shards")
 def test_the_estimate_is_what_the_harvest_then_writes(tmp_path: Path, model: ModelConfig, text: CorpusConfig) -> None:
     planned = estimate(tmp_path / "s", CONFIG, model, text)
@@ -216,27 +203,6 @@ def _child(folder: Path, model: ModelConfig, text: CorpusConfig, shard_bytes: in
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_a_killed_harvest_ends_as_if_it_had_not_been(
-    tmp_path: Path, model: ModelConfig, tiny_model: Path, seed: int
-) -> None:
-    text = CorpusConfig(source=str(write_corpus(tmp_path / "text.jsonl", 400, seed)))
-    whole = _child(tmp_path / "u", model, text)
-    assert whole.wait() == 0
-    draw = random.Random(seed)
-    killed = 0
-    for _ in range(4):
-        child = _child(tmp_path / "s", model, text)
-        assert child.stdout is not None and child.stdout.readline() == b"ready\n"
-        time.sleep(draw.uniform(0.3, 3.0))
-        child.send_signal(signal.SIGKILL)
-        killed += child.wait() == -signal.SIGKILL
-    assert killed
-    assert _child(tmp_path / "s", model, text).wait() == 0
-    assert content(tmp_path / "s") == content(tmp_path / "u")
 
 
 @pytest.mark.slow

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import resource
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.documents import split_of
+from store.documents import DocumentWriter, split_of
+from store.problem import Problem
 
 
 @given(text=st.text(), heldout=st.floats(0, 1))
@@ -42,3 +46,28 @@ def test_the_share_is_about_right(share: float) -> None:
 def test_the_assignment_never_changes() -> None:
     """Stores that exist depend on it."""
     assert [i for i in range(20) if split_of(str(i), 0.3) == "heldout"] == [4, 8, 9, 10, 13, 17]
+
+
+def test_a_file_system_that_refuses_is_one_message(tmp_path: Path) -> None:
+    """In the table and in its footer."""
+    write_documents(tmp_path / "whole")
+    size = (tmp_path / "whole").stat().st_size
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (100, size - 10):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
+        try:
+            with pytest.raises(Problem, match="could not be written"):
+                write_documents(tmp_path / "documents.parquet")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+
+
+def write_documents(path: Path) -> None:
+    documents = DocumentWriter(path)
+    try:
+        for number in range(10):
+            documents.add(str(number), "test", None, "train", number)
+        documents.commit()
+    finally:
+        documents.discard()
