@@ -83,6 +83,7 @@ def _empty_cluster() -> LocalCluster:
             memory_limit=None,
             preload=["stages.harvest.worker"],  # imported by all at once, instead of by each with its first shard
             dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # of a page of facts that even then is served
             silence_logs=logging.CRITICAL,
         )
     finally:

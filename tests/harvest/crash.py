@@ -95,7 +95,7 @@ def main(folder: Path, seed: int, n_kills: int) -> None:
             killed = in_child(lambda: (die_at(1 + int(share * calls)), run(place)))  # noqa: B023
         kills += killed
         print(json.dumps({"killed": killed, "in": phase(place)}), flush=True)
-        if attempt % 3 == 1 and kills < n_kills:
+        if killed and attempt % 3 == 1 and kills < n_kills:
             continue  # the next kill hits the harvest that resumes
         in_child(lambda: run(place))
         print(json.dumps({"equal": content(place) == undisturbed}), flush=True)
