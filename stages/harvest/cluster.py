@@ -57,8 +57,7 @@ def local_cluster(workers: int) -> Iterator[Cluster]:
     They are being started when the block begins, so that the text can be tokenised meanwhile.
     """
     with (
-        _silence(),
-        dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}),
+        _settings(),
         _empty_cluster() as processes,
         Client(processes) as client,
     ):
@@ -104,7 +103,7 @@ def remote_cluster(address: str, progress: Progress) -> Iterator[Cluster]:
 
     Raises Problem where nobody answers.
     """
-    with _silence():
+    with _settings():
         try:
             client = Client(address, timeout=ANSWER)
         except (OSError, ValueError) as error:
@@ -122,12 +121,16 @@ def remote_cluster(address: str, progress: Progress) -> Iterator[Cluster]:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """What Dask logs of workers that come and go is not for the user, who gets a Problem where it matters."""
+def _settings() -> Iterator[None]:
+    """Dask's own settings while a cluster is in use: as they were afterwards, even if a client could not be made.
+
+    What Dask logs of workers that come and go is not for the user, who gets a Problem where it matters.
+    """
     logger = logging.getLogger("distributed")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with dask.config.set({"scheduler": None, "distributed.scheduler.allowed-failures": DEATHS}):
+            yield
     finally:
         logger.setLevel(level)

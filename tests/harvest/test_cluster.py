@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 
 import store
@@ -224,7 +225,9 @@ def test_the_command_line_names_workers_that_cannot_be(project: TinyProject) -> 
     assert status == 2 and "--workers or --scheduler" in err
     assert project("harvest", "--workers", "0")[0] == 2
     for address in ("tcp://127.0.0.1:1", "nonsense", "http://x"):
-        status, _, err = project("harvest", "--scheduler", address)
+        with dask.config.set(scheduler="synchronous"):
+            status, _, err = project("harvest", "--scheduler", address)
+            assert dask.config.get("scheduler") == "synchronous"  # which a client that fails does not put back
         assert status == 1 and address in err and "Traceback" not in err, err
     assert not (project.root / "data").exists()
 
