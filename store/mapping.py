@@ -85,6 +85,7 @@ class ContiguousRows:
         self._rows = np.asarray(self._addresses)[: array.shape[0] * array.row_bytes].view(array.storage)
         self._rows = self._rows.reshape(array.shape)
         self._mapped = np.zeros(array.n_shards, bool)
+        self._waiting = array.n_shards  # shards that are not mapped yet
         self._lock = Lock()
 
     def shard(self, shard: int) -> np.ndarray:
@@ -99,8 +100,9 @@ class ContiguousRows:
         return self._rows[row]
 
     def take(self, rows: np.ndarray, out: np.ndarray) -> None:
-        self._map(rows // self._array.rows_per_shard)
-        np.take(self._rows, rows, axis=0, out=out, mode="clip")  # "raise" would copy twice
+        if self._waiting:
+            self._map(rows // self._array.rows_per_shard)
+        self._rows.take(rows, axis=0, out=out, mode="clip")  # "raise" would copy twice
 
     def _map(self, shards: np.ndarray) -> None:
         """Put those of `shards` in their place that are not there yet."""
@@ -112,6 +114,7 @@ class ContiguousRows:
                 with self._array.opened(self._folder, shard) as file:
                     self._addresses.place(shard * self._shard_bytes, size, file.fileno())
                 self._mapped[shard] = True
+                self._waiting -= 1
 
 
 class _Addresses:

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 
 import dask
 import torch
@@ -73,6 +74,7 @@ def _empty_cluster() -> LocalCluster:
 
     They inherit that from the thread that starts them, and it from the one that makes the cluster.
     """
+    resource_tracker.ensure_running()  # it is started with the first process otherwise, and lets SIGINT through then
     former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return LocalCluster(

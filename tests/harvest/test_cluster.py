@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -104,6 +106,15 @@ def test_threads_are_shared_out_and_recorded(
     assert [threads_for(workers) for workers in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
     harvest(tmp_path / "s", CONFIG, model, text, cluster=replace(cluster, threads=2))
     assert store.open(tmp_path / "s").plan["threads"] == 2
+
+
+def test_workers_do_not_see_ctrl_c(cluster: Cluster) -> None:
+    """The terminal sends it to all processes: a worker that took it would print a traceback."""
+    for pid in cluster.client.run(os.getpid).values():
+        (blocked,) = (
+            line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigBlk")
+        )
+        assert int(blocked.split()[1], 16) & 1 << signal.SIGINT - 1
 
 
 def test_verification_runs_on_the_workers(alone: Path, cluster: Cluster) -> None:
