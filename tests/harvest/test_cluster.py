@@ -244,6 +244,9 @@ def test_a_harvest_whose_workers_are_all_gone_says_so(
 ) -> None:
     monkeypatch.setattr("stages.harvest.shared.LOOK", 0.05)
     monkeypatch.setattr("stages.harvest.shared.PATIENCE", 0.2)
-    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as none:
-        with Client(none, set_as_default=False) as client, pytest.raises(Problem, match="have died"):
-            Shared(Cluster(client, 1, elastic=False), Job(tmp_path, "0" * 64, CONFIG, model)).decide(1000)
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address=None) as none,
+        Client(none, set_as_default=False) as client,
+        pytest.raises(Problem, match="have died"),
+    ):
+        Shared(Cluster(client, 1, elastic=False), Job(tmp_path, "0" * 64, CONFIG, model)).decide(1000)
