@@ -7,8 +7,7 @@ worker reads the tokens from the store and writes its shards into it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -25,18 +24,22 @@ from store.engine import GO_ON, answered
 from store.problem import Problem
 from store.progress import SILENT, Progress
 
+LOOK = 2.0
+"""Seconds without an answer after which the coordinator looks which workers there are."""
+
 PATIENCE = 120.0
-"""Seconds without an answer after which the coordinator looks whether there are workers at all."""
+"""Seconds without any worker after which a local cluster is given up, and another one is remarked upon."""
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
 class Shared:
     """The workers of a cluster and the models in them."""
 
-    cluster: Cluster
-    job: Job
+    def __init__(self, cluster: Cluster, job: Job) -> None:
+        self.cluster = cluster
+        self.job = job
+        self._seen = time.monotonic()
 
     def decide(self, tokens: int) -> tuple[HarvestPlan, str | None]:
         """The plan of a worker's machine for `tokens` positions, and a notice where there is something to say."""
@@ -70,23 +73,32 @@ class Shared:
     def _one(self, what: str, task: Callable[..., T], *arguments: Any) -> T:
         """The result of one task."""
         future = self._submit(task, *arguments)
-        self._finished([future], SILENT)
+        while not self._finished([future], SILENT):
+            pass
         return _result(future, what)
 
     def _submit(self, task: Callable[..., Any], *arguments: Any) -> Future:
         return self.cluster.client.submit(task, self.job, *arguments, pure=False)
 
-    def _finished(self, running: Any, progress: Progress) -> list[Future]:
-        """Those of `running` that are done, once one is."""
-        while True:
-            try:
-                return list(wait(list(running), timeout=PATIENCE, return_when="FIRST_COMPLETED").done)
-            except TimeoutError:
-                if self.cluster.n_workers:
-                    continue
-                if not self.cluster.elastic:
-                    raise Problem("All workers of this harvest have died.", do=GO_ON) from None
-                progress.note("no worker is left; waiting for the next one")
+    def _finished(self, running: Iterable[Future], progress: Progress) -> list[Future]:
+        """Those of `running` that are done once one is; none after a while, in which workers may have come or gone."""
+        try:
+            done = wait(list(running), timeout=LOOK, return_when="FIRST_COMPLETED").done
+        except TimeoutError:
+            self._look(progress)
+            return []
+        self._seen = time.monotonic()
+        return list(done)
+
+    def _look(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if self.cluster.n_workers:
+            self._seen = now
+        elif now - self._seen > PATIENCE:
+            if not self.cluster.elastic:
+                raise Problem("All workers of this harvest have died.", do=GO_ON)
+            progress.note("no worker is left; waiting for the next one")
+            self._seen = now
 
 
 def _result(future: Future, what: str) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 import dask
 import pytest
+from distributed import Client, LocalCluster
 
 import store
 from stages.harvest import activations, worker
@@ -247,3 +248,16 @@ def test_a_dry_run_says_how_the_threads_are_shared(project: TinyProject) -> None
     status, out, err = project("harvest", "--workers", "2", "--dry-run")
     assert status == 0, err
     assert "2, CPU threads in each: 1" in out and not (project.root / "data").exists()
+
+
+def test_a_harvest_whose_workers_are_all_gone_says_so(
+    tmp_path: Path, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.harvest.shared.LOOK", 0.05)
+    monkeypatch.setattr("stages.harvest.shared.PATIENCE", 0.2)
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address=None) as none,
+        Client(none, set_as_default=False) as client,
+        pytest.raises(Problem, match="have died"),
+    ):
+        Shared(Cluster(client, 1, elastic=False), Job(tmp_path, "0" * 64, CONFIG, model)).decide(1000)

@@ -45,8 +45,7 @@ class Gate(WorkerPlugin):
 
         def held(runner: LayerRunner, tokens: Any) -> Any:
             (folder / f"{worker.name}-{os.getpid()}").touch()
-            while (folder / "shut").exists():
-                time.sleep(0.02)
+            _until(lambda: not (folder / "shut").exists())
             return forward(runner, tokens)
 
         LayerRunner.__call__ = held  # type: ignore[method-assign, assignment]
@@ -63,6 +62,10 @@ class Gate(WorkerPlugin):
                 os.kill(pid, signal.SIGKILL)
                 killed.add(pid)
             time.sleep(0.02)
+        self.open()
+
+    def open(self) -> None:
+        """Let everyone through."""
         (self.folder / "shut").unlink()
 
 
@@ -77,6 +80,27 @@ def test_a_worker_killed_twice_loses_nothing(tmp_path: Path, model: ModelConfig,
         killer.join()
     assert len(gate.computing(0)) >= 2 and len(gate.computing(1)) == 1
     assert result.root == alone.root and content(tmp_path / "s") == content(tmp_path / "alone")
+
+
+def test_a_worker_that_joins_gets_work_while_another_is_stuck(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig
+) -> None:
+    alone = harvest(tmp_path / "alone", CONFIG, model, text)
+    gate = Gate(tmp_path / "gate")
+    with local_cluster(1) as cluster:
+        cluster.client.register_plugin(gate)
+
+        def join() -> None:
+            _until(lambda: bool(gate.computing(0)))
+            cluster.client.cluster.scale(2)
+            _until(lambda: bool(gate.computing(1)))
+            gate.open()
+
+        joining = Thread(target=join)
+        joining.start()
+        result = harvest(tmp_path / "s", CONFIG, model, text, cluster=cluster)
+        joining.join()
+    assert gate.computing(1) and result.root == alone.root
 
 
 def test_a_shard_that_kills_its_workers_is_given_up(
