@@ -50,19 +50,14 @@ def test_a_run_reads_a_store_at_a_url(harvested: TinyProject) -> None:
         assert status == 2 and "writes to a folder" in err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status", "message"),
-    [
+def test_what_cannot_be_done_says_why(harvested: TinyProject) -> None:
+    for arguments, status, message in [
         (("push", "a", "b", "c"), 2, "one address"),
         (("push", "nothing", "elsewhere"), 1, "not an activation store"),
         (("push", "nonsense://bucket/store"), 2, "no address of a store"),
         (("push", "http://127.0.0.1:9/store"), 2, "only hands stores out"),
         (("pull", "elsewhere"), 1, "no finished activation store"),
         (("pull", "s3://bucket/.."), 2, "does not end in a name"),
-    ],
-)
-def test_what_cannot_be_done_says_why(
-    harvested: TinyProject, arguments: tuple[str, ...], status: int, message: str
-) -> None:
-    found, _, err = harvested("store", *arguments)
-    assert found == status and message in err and "Traceback" not in err
+    ]:
+        found, _, err = harvested("store", *arguments)
+        assert found == status and message in err and "Traceback" not in err

@@ -204,7 +204,7 @@ junk = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dicti
 
 
 @given(data=st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_metadata_is_the_expected_one_or_refused(data: st.DataObject) -> None:
     document = json.loads(json.dumps(METADATA))
     place: Any = document
@@ -234,7 +234,7 @@ def test_bytes_that_are_no_metadata_are_refused(content: bytes) -> None:
 
 @pytest.mark.parametrize("codecs", [(), *OTHER_WRITERS])
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_shard_is_refused_or_has_the_shape_of_its_rows(
     tmp_path_factory: pytest.TempPathFactory, codecs: tuple[object, ...], data: st.DataObject
 ) -> None:
