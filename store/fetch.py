@@ -13,7 +13,7 @@ from store.records import FileRecord
 from store.remote import Remote
 from store.sequences import put
 from store.transfer import Moved
-from store.verify import BadFile
+from store.verify import BadFile, listing
 
 
 class Fetch:
@@ -91,10 +91,9 @@ def remote_manifest(remote: Remote) -> Manifest:
 
 def bad_remote(remote: Remote, bad: list[BadFile]) -> Problem:
     """What to say of files of a remote store that are not what its manifest says."""
-    lines = [f"    {file.path}: expected {file.expected}, found {file.found}" for file in bad]
     return Problem(
         f"{len(bad)} files of the remote store are damaged, and were not kept.",
         where=remote.url,
-        found="\n" + "\n".join(lines),
+        found=listing(bad),
         do="ask whoever shares the store to push it again",
     )

@@ -54,6 +54,20 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def check_disk(folder: Path, n_bytes: int) -> None:
+    """Raise a Problem where files of `n_bytes` would fill the disk of `folder`, with 1 % and 64 MiB to spare."""
+    parent = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+    free, needed = shutil.disk_usage(parent).free, int(n_bytes * 1.01) + (64 << 20)
+    if free < needed:
+        raise Problem(
+            "Too little disk for this store.",
+            where=folder.absolute(),
+            expected=f"{needed:,} bytes free",
+            found=f"{free:,} bytes free",
+            do="free some space, choose a folder on another disk, or a smaller part of the text",
+        )
+
+
 def temporary_name(path: Path) -> Path:
     """A name beside `path` to write under, which no other writer of `path` has, in whatever process."""
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")

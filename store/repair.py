@@ -13,9 +13,10 @@ from pathlib import Path, PurePosixPath
 from store.files import remove_partials
 from store.layout import DOCUMENTS
 from store.lock import Lock
-from store.manifest import FileRecord, Manifest
+from store.manifest import Manifest
 from store.problem import Problem
 from store.progress import SILENT, Progress
+from store.records import FileRecord
 from store.sequences import put
 from store.statistics import compute_statistics, statistics_files
 from store.verify import BadFile, foreign_entries, wrong_contents, wrong_sizes

@@ -7,7 +7,6 @@ not complete is not a store. Both can be broken off at any moment, and go on whe
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ import numpy as np
 
 from store.compression import CODEC, compressed, compressor
 from store.fetch import Fetch, bad_remote, find_manifest, remote_manifest
-from store.files import PARTIAL, readable_json, remove_partials
+from store.files import PARTIAL, check_disk, readable_json, remove_partials
 from store.lock import Lock
 from store.manifest import NAME, Manifest
 from store.problem import Problem
@@ -106,7 +105,7 @@ def pull(url: str | Path, path: str | Path, progress: Progress = SILENT) -> Tran
         if _is_there(folder, manifest):
             return Transfer.of(manifest, 0, already_there=True)
         missing = _missing(folder, manifest, progress)
-        _refuse_small_disk(folder, sum(manifest.files[name].size for name in missing))
+        check_disk(folder, sum(manifest.files[name].size for name in missing))
         remove_partials(folder)
         fetch = Fetch(remote, manifest, folder)
         n_moved, bad = move(fetch.file, fetch.sizes(missing), "pull", progress)
@@ -256,15 +255,3 @@ def _in_the_way(folder: Path, names: list[str]) -> Problem:
         found=", ".join(sorted(names)),
         do="choose another folder, or move this away",
     )
-
-
-def _refuse_small_disk(folder: Path, n_bytes: int) -> None:
-    free = shutil.disk_usage(folder.parent).free
-    if free < n_bytes:
-        raise Problem(
-            "There is not enough room for the store.",
-            where=folder.absolute(),
-            expected=f"{n_bytes:,} bytes",
-            found=f"{free:,} bytes free",
-            do="make room, or choose a folder on another disk",
-        )

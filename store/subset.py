@@ -21,10 +21,11 @@ from store.documents import DocumentWriter
 from store.files import digest, remove_partials, sync_folder
 from store.layout import CARD, DOCUMENTS, Layout
 from store.lock import Lock
-from store.manifest import NAME, FileRecord, Manifest, StoreSpec
+from store.manifest import NAME, Manifest, StoreSpec
 from store.problem import Problem
 from store.progress import SILENT, Progress
 from store.reader import ActivationStore
+from store.records import FileRecord
 from store.sequences import file_record, put
 from store.statistics import compute_statistics, statistics_files
 from store.verify import refuse, wrong_contents

@@ -158,14 +158,18 @@ def refuse(folder: Path, bad: list[BadFile]) -> None:
     if not bad:
         return
     place = folder.absolute()
-    lines = [f"    {place / file.path}: expected {file.expected}, found {file.found}" for file in bad]
     count = f"{len(bad)} files of this store are" if len(bad) > 1 else "A file of this store is"
     raise Problem(
         f"{count} damaged or missing.",
         where=place,
-        found="\n" + "\n".join(lines),
+        found=listing(bad, f"{place}/"),
         do="harvest again with the same parameters (what verifies is kept), or get the store again",
     )
+
+
+def listing(bad: Iterable[BadFile], place: str = "") -> str:
+    """Bad files for an error message, a line each, their paths below `place`."""
+    return "".join(f"\n    {place}{file.path}: expected {file.expected}, found {file.found}" for file in bad)
 
 
 def _linked_folders(folder: Path, files: Iterable[str]) -> set[str]:

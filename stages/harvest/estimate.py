@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 
 from stages.harvest.config import HarvestConfig
-from stages.harvest.harvest import bytes_per_token, check_disk
+from stages.harvest.harvest import bytes_per_token
 from stages.harvest.plan import decide
 from stages.harvest.sequences import packed
 from stages.language_model.config import CorpusConfig, ModelConfig
 from stages.language_model.model import LanguageModel, load
 from stages.language_model.runner import LayerRunner
+from store.files import check_disk
 from store.progress import SILENT, Progress
 
 

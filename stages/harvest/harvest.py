@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +19,7 @@ from stages.harvest.sequences import write_sequences
 from stages.language_model.config import CorpusConfig, ModelConfig
 from stages.language_model.model import LanguageModel, load
 from store import OtherContent, StoreSpec, StoreWriter, remove_store
-from store.files import write_json
-from store.problem import Problem
+from store.files import check_disk, write_json
 from store.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -106,21 +104,6 @@ def harvest(
         )
     _write_run_json(result, model, check, seconds)
     return result
-
-
-def check_disk(folder: Path, needed: int) -> None:
-    """Refuse before the first shard what would fill the disk, with 1 % and 64 MiB to spare."""
-    parent = next(path for path in [folder, *folder.parents] if path.exists())
-    free = shutil.disk_usage(parent).free
-    needed = int(needed * 1.01) + (64 << 20)
-    if free < needed:
-        raise Problem(
-            "Too little disk for this store.",
-            where=folder,
-            expected=f"{needed / 1e9:.2f} GB free",
-            found=f"{free / 1e9:.2f} GB free",
-            do="free some space, choose another folder with --store, or harvest fewer --tokens",
-        )
 
 
 def bytes_per_token(config: HarvestConfig, d_model: int) -> int:

@@ -112,7 +112,7 @@ def converted(parts: Sequence[Path], sha256: str | None = None, progress: Progre
 
     Raises a Problem where the bytes do not hash to `sha256`.
     """
-    if sha256 is not None and (known := cache_folder("models") / sha256[:16].lower()).is_dir():
+    if sha256 is not None and (known := conversion(parts, sha256)).is_dir():
         return known  # these bytes were verified when they were converted
     found = joined_sha256(parts)
     if sha256 is not None and found != sha256.lower():
@@ -123,7 +123,7 @@ def converted(parts: Sequence[Path], sha256: str | None = None, progress: Progre
             found=f"sha256 {found}",
             do="install the package again or fetch the file again; or correct model.sha256 in params.yaml",
         )
-    folder = cache_folder("models") / found[:16]
+    folder = conversion(parts, found)
     with _locked(folder):
         if not folder.is_dir():
             progress.note(f"Converting the GGUF weights once to {folder} (about a minute)")

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import random
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +24,7 @@ import store.manifest
 from stages.harvest.harvest import harvest
 from stages.language_model.config import CorpusConfig, ModelConfig
 from store.manifest import NAME, Manifest
-from tests.forks import fork
+from tests.forks import in_child
 from tests.harvest.small import CONFIG
 from tests.project import write_corpus
 from tests.store.crash import die_at
@@ -35,22 +32,6 @@ from tests.store.make import content
 from tests.tiny import tiny_model_folder
 
 STORED = replace(CONFIG, dtype="bfloat16")
-
-
-def in_child(work: Callable[[], object], kill_after: float | None = None) -> bool:
-    """Do something in a fork, which may be killed after some seconds; returns whether it was."""
-    child = fork()
-    if child == 0:
-        work()
-        os._exit(0)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    outcome = os.waitstatus_to_exitcode(status)
-    if outcome not in (0, -signal.SIGKILL):
-        sys.exit(f"a harvest ended with {outcome}")
-    return outcome != 0
 
 
 def phase(folder: Path) -> str:

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import store
-from stages.harvest import harvest as harvest_module
 from stages.harvest import selfcheck
 from stages.harvest.estimate import estimate
 from stages.harvest.harvest import harvest
@@ -151,7 +150,7 @@ def test_too_little_disk_is_refused_before_the_first_shard(
     tmp_path: Path, model: ModelConfig, text: CorpusConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(harvest_module.shutil, "disk_usage", lambda _path: usage._replace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))
     with pytest.raises(Problem, match="Too little disk"):
         harvest(tmp_path / "s", CONFIG, model, text)
     with pytest.raises(Problem, match="Too little disk"):

@@ -35,16 +35,6 @@ NAMES = [
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> CorpusConfig:
-    return CorpusConfig(source=str(write_corpus(tmp_path_factory.mktemp("text") / "text.jsonl", 40)))
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Path) -> ModelConfig:
-    return ModelConfig(name="tiny/gemma3", source=str(tiny_model), dtype="float32")
-
-
-@pytest.fixture(scope="module")
 def harvested(tmp_path_factory: pytest.TempPathFactory, model: ModelConfig, text: CorpusConfig) -> Path:
     folder = tmp_path_factory.mktemp("harvested") / "store"
     with pytest.MonkeyPatch.context() as patch:

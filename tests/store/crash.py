@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.forks import fork
+from tests.forks import in_child
 from tests.store import make
 
 
@@ -47,28 +47,16 @@ def die_at(step: int) -> Callable[[], int]:
     return lambda: calls
 
 
-def run(folder: Path, prepare: Callable[[], object], kill_after: float | None = None) -> bool:
-    """Write the store in a child; returns whether the child was killed before it had finished."""
-    child = fork()
-    if child == 0:
-        prepare()
-        make.write(folder)
-        os._exit(0)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    outcome = os.waitstatus_to_exitcode(status)
-    if outcome not in (0, -signal.SIGKILL):
-        sys.exit(f"the writer ended with {outcome}")
-    return outcome != 0
+def run(folder: Path, step: int = 0, kill_after: float | None = None) -> bool:
+    """Write the store in a child, which may die at a step; returns whether it was killed before it had finished."""
+    return in_child(lambda: (die_at(step), make.write(folder)), kill_after)
 
 
 def main(folder: Path, seed: int, n_steps: int, n_times: int) -> None:
     make.small_shards()
     rng = random.Random(seed)
     begun = time.monotonic()
-    run(folder / "undisturbed", lambda: None)
+    run(folder / "undisturbed")
     duration = time.monotonic() - begun
     expected = make.content(folder / "undisturbed")
     for number in range(n_steps + n_times):
@@ -76,14 +64,13 @@ def main(folder: Path, seed: int, n_steps: int, n_times: int) -> None:
         killed = 0
         while True:
             if number < n_steps:
-                step = rng.randrange(1, 200)
-                died = run(place, lambda step=step: die_at(step))  # type: ignore[misc]
+                died = run(place, rng.randrange(1, 200))
             else:
-                died = run(place, lambda: None, kill_after=rng.random() * duration)
+                died = run(place, kill_after=rng.random() * duration)
             killed += died
             if killed == 3 or not died:
                 break
-        run(place, lambda: None)
+        run(place)
         print(json.dumps({"killed": killed, "equal": make.content(place) == expected}), flush=True)
 
 

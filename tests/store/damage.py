@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from store.files import digest
-from store.manifest import NAME, FileRecord
+from store.manifest import NAME
+from store.records import FileRecord
 
 SHARD = "activations.zarr/layers/11/resid_post/c/1/0/0"
 OTHER = "activations.zarr/layers/11/resid_post/c/0/0/0"

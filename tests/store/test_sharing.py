@@ -297,7 +297,7 @@ def test_a_pull_that_the_disk_cannot_hold_writes_nothing(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(Problem, match=r"not enough room(.|\n)*1,000 bytes free"):
+    with pytest.raises(Problem, match=r"Too little disk(.|\n)*1,000 bytes free"):
         store.pull(activations.path, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
 

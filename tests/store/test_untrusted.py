@@ -25,8 +25,9 @@ from store.documents import SCHEMA, SPLITS, is_train, read_documents
 from store.files import digest
 from store.layout import Layout
 from store.limits import MANIFEST_BYTES
-from store.manifest import NAME, FileRecord, Manifest
+from store.manifest import NAME, Manifest
 from store.problem import Problem
+from store.records import FileRecord
 from store.statistics import parse_statistics
 from tests.store.damage import rewrite
 from tests.store.make import make
