@@ -2,11 +2,10 @@
 
     python -m bench.windows [--width 2304] [--rows 2048] [--rounds 15]
 
-Every round draws 16 windows of 128 x width bfloat16 at random and copies them into one preallocated array, in one
-thread, by every method in random order. memcpy of as many bytes from rows scattered over as large an array in memory is
-timed right before and right after each read; the figure is memcpy's time over the read's, round by round. Warm: all
-files were read before. Cold: seconds of a read after the page cache was dropped, the files opened
-anew.
+Every round draws four times 16 windows of 128 x width bfloat16 at random and copies each 16 into one preallocated
+array, in one thread, by every method in random order. memcpy of as many bytes from rows scattered over as large an
+array in memory is timed right before and right after; the figure is memcpy's time over the reads', round by round.
+Warm: all files were read before. Cold: seconds of one read after the page cache was dropped, the files opened anew.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ from store.files import files_below
 
 LAYER, CONTEXT, BATCH = 0, 128, 16
 NPY, DATASET = "x.npy", "dataset"
-COLD_ROUNDS = 5
-Read = Callable[[np.ndarray, np.ndarray], None]
-"""Copies the windows of some rows into an array [16, 128, width] of uint16."""
+READS, COLD_ROUNDS = 4, 5
+Read = Callable[[np.ndarray], None]
+"""Copies the windows of some rows into an array [16, 128, width] of uint16 that it was made for."""
 
 
 def write(folder: Path, n_rows: int, width: int) -> Path:
@@ -58,34 +57,34 @@ def write(folder: Path, n_rows: int, width: int) -> Path:
     return folder
 
 
-def ours(folder: Path) -> Read:
+def ours(folder: Path, out: np.ndarray) -> Read:
     """`ActivationStore.read`."""
-    opened = store.open(folder)
+    opened, x = store.open(folder), torch.from_numpy(out).view(torch.bfloat16)
 
-    def read(rows: np.ndarray, out: np.ndarray) -> None:
-        opened.read(LAYER, rows, torch.from_numpy(out).view(torch.bfloat16))
+    def read(rows: np.ndarray) -> None:
+        opened.read(LAYER, rows, x)
 
     return read
 
 
-def row_by_row(array: Any) -> Read:
+def row_by_row(array: Any, out: np.ndarray) -> Read:
     """Indexing with one number, a window at a time."""
 
-    def read(rows: np.ndarray, out: np.ndarray) -> None:
+    def read(rows: np.ndarray) -> None:
         for i, row in enumerate(rows.tolist()):
             out[i] = array[row]
 
     return read
 
 
-def zarr_python(folder: Path) -> Read:
+def zarr_python(folder: Path, out: np.ndarray) -> Read:
     """zarr-python's indexing, a window at a time, which is faster than `oindex` with all of them."""
-    return row_by_row(zarr.open_array(folder / f"activations.zarr/layers/{LAYER}/resid_post", mode="r"))
+    return row_by_row(zarr.open_array(folder / f"activations.zarr/layers/{LAYER}/resid_post", mode="r"), out)
 
 
-def numpy_map(folder: Path) -> Read:
+def numpy_map(folder: Path, out: np.ndarray) -> Read:
     """`np.load(mmap_mode="r")` of one file with the same rows, kept open."""
-    return row_by_row(np.load(folder / NPY, mmap_mode="r"))
+    return row_by_row(np.load(folder / NPY, mmap_mode="r"), out)
 
 
 def write_npy(folder: Path) -> None:
@@ -97,7 +96,7 @@ def write_npy(folder: Path) -> None:
     copy.flush()
 
 
-def tensor_store(folder: Path) -> Read:
+def tensor_store(folder: Path, out: np.ndarray) -> Read:
     """tensorstore over the same Zarr array, with one thread for copies and one for files."""
     context = tensorstore.Context(
         {"data_copy_concurrency": {"limit": 1}, "file_io_concurrency": {"limit": 1}, "cache_pool": {}}
@@ -106,17 +105,17 @@ def tensor_store(folder: Path) -> Read:
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": path}}
     array = tensorstore.open(spec, context=context, read=True).result()
 
-    def read(rows: np.ndarray, out: np.ndarray) -> None:
+    def read(rows: np.ndarray) -> None:
         tensorstore.array(out, write=True)[...].write(array[rows]).result()
 
     return read
 
 
-def hugging_face(folder: Path) -> Read:
+def hugging_face(folder: Path, out: np.ndarray) -> Read:
     """A dataset of the same windows in torch format, memory-mapped from Arrow files."""
     dataset = Dataset.load_from_disk(str(folder / DATASET)).with_format("torch")
 
-    def read(rows: np.ndarray, out: np.ndarray) -> None:
+    def read(rows: np.ndarray) -> None:
         x = dataset[rows]["x"]
         out[:] = x.numpy() if isinstance(x, torch.Tensor) else torch.stack(list(x)).numpy()
 
@@ -136,7 +135,7 @@ def write_dataset(folder: Path) -> None:
     made.save_to_disk(folder / DATASET)
 
 
-METHODS: dict[str, Callable[[Path], Read]] = {
+METHODS: dict[str, Callable[[Path, np.ndarray], Read]] = {
     "store": ours,
     "zarr-python": zarr_python,
     "np.load": numpy_map,
@@ -145,16 +144,17 @@ METHODS: dict[str, Callable[[Path], Read]] = {
 }
 
 
-def seconds(read: Read, rows: np.ndarray, out: np.ndarray) -> float:
+def seconds(read: Read, *rows: np.ndarray) -> float:
     begun = time.perf_counter()
-    read(rows, out)
+    for batch in rows:
+        read(batch)
     return time.perf_counter() - begun
 
 
-def memcpy(source: np.ndarray) -> Read:
+def memcpy(source: np.ndarray, out: np.ndarray) -> Read:
     """Rows scattered over an array in memory."""
 
-    def read(rows: np.ndarray, out: np.ndarray) -> None:
+    def read(rows: np.ndarray) -> None:
         for i, row in enumerate(rows.tolist()):
             np.copyto(out[i], source[row])
 
@@ -163,21 +163,21 @@ def memcpy(source: np.ndarray) -> Read:
 
 def warm(reads: dict[str, Read], source: np.ndarray, out: np.ndarray, rounds: int) -> dict[str, dict[str, Any]]:
     """Median and quartiles of memcpy's time over each method's."""
-    copy, rng, order = memcpy(source), np.random.default_rng(1), random.Random(1)
+    copy, rng, order = memcpy(source, out), np.random.default_rng(1), random.Random(1)
     for read in reads.values():
         for start in range(0, len(source) - BATCH + 1, BATCH):
-            read(np.arange(start, start + BATCH), out)
+            read(np.arange(start, start + BATCH))
     ratios: dict[str, list[float]] = {name: [] for name in reads}
     rates: dict[str, list[float]] = {name: [] for name in [*reads, "memcpy"]}
     for _ in range(rounds):
         for name in order.sample(list(reads), len(reads)):
-            rows = rng.choice(len(source), BATCH, replace=False)
-            before = seconds(copy, rows, out)
-            taken = seconds(reads[name], rows, out)
-            expected = (before + seconds(copy, rows, out)) / 2
+            rows = rng.choice(len(source), (READS, BATCH), replace=False)
+            before = seconds(copy, *rows)
+            taken = seconds(reads[name], *rows)
+            expected = (before + seconds(copy, *rows)) / 2
             ratios[name].append(expected / taken)
-            rates[name].append(out.nbytes / taken / 1e9)
-            rates["memcpy"].append(out.nbytes / expected / 1e9)
+            rates[name].append(READS * out.nbytes / taken / 1e9)
+            rates["memcpy"].append(READS * out.nbytes / expected / 1e9)
     return {
         name: {
             "of_memcpy": round(statistics.median(ratios[name]), 4) if name in ratios else 1.0,
@@ -202,7 +202,7 @@ def cold(folder: Path, n_rows: int, out: np.ndarray) -> dict[str, float]:
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            taken[name].append(seconds(method(folder), rng.choice(n_rows, BATCH, replace=False), out))
+            taken[name].append(seconds(method(folder, out), rng.choice(n_rows, BATCH, replace=False)))
     return {name: round(statistics.median(times), 4) for name, times in taken.items()}
 
 
@@ -212,7 +212,7 @@ def check(reads: dict[str, Read], folder: Path, out: np.ndarray) -> None:
     rows = np.arange(BATCH) * 7 % opened.n_sequences
     expected = opened.read(LAYER, rows).view(torch.uint16).numpy()
     for name, read in reads.items():
-        read(rows, out)
+        read(rows)
         assert np.array_equal(out, expected), f"{name} reads something else"
 
 
@@ -229,7 +229,7 @@ def main() -> None:
         write_dataset(folder)
         source = np.random.default_rng(3).integers(0, 2**16, (arguments.rows, CONTEXT, arguments.width), np.uint16)
         out = np.zeros((BATCH, CONTEXT, arguments.width), np.uint16)
-        reads = {name: method(folder) for name, method in METHODS.items()}
+        reads = {name: method(folder, out) for name, method in METHODS.items()}
         check(reads, folder, out)
         figures = warm(reads, source, out, arguments.rounds)
         rate = figures["store"]["of_memcpy"]

@@ -3,6 +3,9 @@
 The addresses of the whole array are reserved at once, which costs nothing, and each shard is mapped over its part of
 them when it is first read. So a row is an address away, whatever its shard; a batch is one native call; a store
 may be larger than memory, whose page cache keeps what is read often.
+
+What is not in the page cache is asked for all at once before it is copied. Left to page faults, one waits for the disk
+after the other, each with a readahead of its own: 16 windows of 128 x 640 take 30 times longer (0.238 s, not 0.008).
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import time
 import weakref
 from pathlib import Path
 from threading import Lock
@@ -25,6 +29,10 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
 _LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 _LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_LIBC.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+COLD_SECONDS, COLD_RATE = 2e-4, 2e9
+"""A copy that takes more seconds than this, and bytes/s less, must have waited for the disk."""
 
 
 class MappedRows(Protocol):
@@ -75,7 +83,11 @@ class ScatteredRows:
 
 
 class ContiguousRows:
-    """All shards behind each other in the address space: shards must fill whole pages, but for the last one."""
+    """All shards behind each other in the address space: shards must fill whole pages, but for the last one.
+
+    Asking the kernel to read ahead costs a third of a copy of rows that are in the page cache, so it is done only
+    after a copy that was slow, and before the first.
+    """
 
     def __init__(self, folder: Path, array: ShardedArray) -> None:
         self._folder = folder
@@ -87,6 +99,7 @@ class ContiguousRows:
         self._mapped = np.zeros(array.n_shards, bool)
         self._waiting = array.n_shards  # shards that are not mapped yet
         self._lock = Lock()
+        self._cold = True
 
     def shard(self, shard: int) -> np.ndarray:
         self._map(np.array([shard]))
@@ -102,7 +115,11 @@ class ContiguousRows:
     def take(self, rows: np.ndarray, out: np.ndarray) -> None:
         if self._waiting:
             self._map(rows // self._array.rows_per_shard)
+        if self._cold:
+            self._addresses.read_ahead(rows * self._array.row_bytes, self._array.row_bytes)
+        begun = time.perf_counter()
         self._rows.take(rows, axis=0, out=out, mode="clip")  # "raise" would copy twice
+        self._cold = time.perf_counter() - begun > COLD_SECONDS + out.nbytes / COLD_RATE
 
     def _map(self, shards: np.ndarray) -> None:
         """Put those of `shards` in their place that are not there yet."""
@@ -134,6 +151,12 @@ class _Addresses:
         """Map the first `size` bytes of a file at `offset`: private, so that writes never reach the file."""
         protection = mmap.PROT_READ | mmap.PROT_WRITE
         _mmap(self._start + offset, size, protection, mmap.MAP_PRIVATE | _MAP_FIXED, descriptor)
+
+    def read_ahead(self, offsets: np.ndarray, size: int) -> None:
+        """Have the kernel read `size` bytes from each of `offsets` on, without waiting for them. Only advice."""
+        starts = offsets // mmap.PAGESIZE * mmap.PAGESIZE
+        for start, n_bytes in zip(starts.tolist(), (offsets - starts + size).tolist(), strict=True):
+            _LIBC.madvise(self._start + start, n_bytes, mmap.MADV_WILLNEED)
 
 
 def _mmap(address: int | None, size: int, protection: int, flags: int, descriptor: int) -> int:

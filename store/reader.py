@@ -133,10 +133,10 @@ class ActivationStore:
         shape = (len(rows), *array.shape[1:])
         if out is None:
             out = torch.empty(shape, dtype=self.torch_dtype)
-        elif out.shape != shape or out.dtype != self.torch_dtype or not out.is_contiguous():
+        bits = (out.view(torch.uint16) if out.dtype == torch.bfloat16 else out).numpy()
+        if bits.dtype != array.storage or bits.shape != shape or not bits.flags.c_contiguous:
             raise ValueError(f"out is {out.dtype} {tuple(out.shape)}, expected {self.torch_dtype} {shape}")
-        bits = out.view(torch.uint16) if self.dtype == "bfloat16" else out
-        self._gather(array, rows, bits.numpy())
+        self._gather(array, rows, bits)
         return out
 
     def tokens(self, rows: Rows) -> Int32[np.ndarray, "n context"]:
@@ -217,6 +217,7 @@ class ActivationStore:
 
     def _checked(self, rows: Rows) -> np.ndarray:
         numbers = np.asarray(rows, np.int64)
-        if numbers.size and (numbers.min() < 0 or numbers.max() >= self.n_sequences):
+        listed = numbers.tolist()  # of few numbers a list has its minimum sooner than an array
+        if listed and not 0 <= min(listed) <= max(listed) < self.n_sequences:
             raise IndexError(f"rows {numbers.min()} to {numbers.max()} of a store of {self.n_sequences}")
         return numbers

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -82,7 +83,7 @@ class ShardedArray:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """Zarr attributes."""
 
-    @property
+    @cached_property
     def storage(self) -> np.dtype:
         """numpy type of the bytes on disk."""
         return np.dtype(self.dtype).newbyteorder("<")

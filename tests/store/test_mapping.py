@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import mmap
+import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +117,47 @@ def test_a_damaged_shard_is_refused_and_the_others_are_read(tmp_path: Path) -> N
     assert np.array_equal(opened.row(3), values[3])
     with pytest.raises(Problem, match="2/0/0"):
         opened.row(17)
+
+
+def cached_pages(path: Path) -> int:
+    """Pages of a file that are in the page cache."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE) as content:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(content))
+        resident = (ctypes.c_ubyte * -(-len(content) // mmap.PAGESIZE))()
+        assert ctypes.CDLL(None).mincore(ctypes.c_void_p(address), ctypes.c_size_t(len(content)), resident) == 0
+    return sum(page & 1 for page in resident)
+
+
+def test_rows_are_read_ahead_until_they_come_from_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array, values = written(tmp_path, 30)
+    asked: list[list[int]] = []
+    monkeypatch.setattr(
+        "store.mapping._Addresses.read_ahead", lambda self, offsets, size: asked.append((offsets // size).tolist())
+    )
+    opened, out = ContiguousRows(tmp_path, array), np.empty((2, *ROW), "<u2")
+    opened.take(np.array([9, 29]), out)
+    opened.take(np.array([10, 28]), out)
+    assert asked == [[9, 29]]
+    monkeypatch.setattr("store.mapping.COLD_SECONDS", -1.0)
+    opened.take(np.array([3, 4]), out)
+    opened.take(np.array([5, 6]), out)
+    assert asked == [[9, 29], [5, 6]] and np.array_equal(out, values[[5, 6]])
+
+
+def test_reading_ahead_fills_the_page_cache(tmp_path: Path) -> None:
+    array, _ = written(tmp_path, 30)
+    path = tmp_path / array.shard_path(1)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if cached_pages(path):
+        pytest.skip("this file system keeps what it is asked to drop")
+    opened = ContiguousRows(tmp_path, array)
+    opened._map(np.array([1]))
+    opened._addresses.read_ahead(np.array([9 * 512]), 512)
+    end = time.monotonic() + 10
+    while not cached_pages(path) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert cached_pages(path)
