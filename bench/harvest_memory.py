@@ -12,28 +12,22 @@ import sys
 import tempfile
 from pathlib import Path
 
+import store
 from bench.machine import record
 
 ROOT = Path(__file__).parents[1]
+COMMAND = [sys.executable, "-c", "from pipeline.app import main; main()", "harvest"]
 
 
 def peak(tokens: int) -> int:
     """Bytes that the process held at most."""
-    with tempfile.TemporaryDirectory(dir=ROOT) as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "pipeline.app",
-            "harvest",
-            "--tokens",
-            str(tokens),
-            "--store",
-            f"{folder}/store",
-        ]
-        child = subprocess.Popen(command, cwd=ROOT)
+    with tempfile.TemporaryDirectory(dir=ROOT) as temporary:
+        folder = Path(temporary) / "store"
+        child = subprocess.Popen([*COMMAND, "--tokens", str(tokens), "--store", str(folder)], cwd=ROOT)
         _, status, usage = os.wait4(child.pid, 0)
         if status:
             raise SystemExit(f"the harvest ended with {os.waitstatus_to_exitcode(status)}")
+        assert store.open(folder).n_sequences * store.open(folder).context >= tokens
         return usage.ru_maxrss * 1024
 
 

@@ -1,9 +1,9 @@
 """What storing bfloat16 costs: SAEs trained and evaluated on bfloat16 and on float32 activations of the same passes.
 
-    python -m bench.precision [--variant topk] [--steps 4000]
+    python -m bench.precision [--variant topk] [--steps 2000] [--tokens 262144]
 
-The current profile is harvested once more, in float32, beside its own store (twice its size). Rounding is measured
-on the heldout tokens themselves; then the variant is trained from each store with one seed, and each SAE evaluated.
+The first tokens of the current profile's text are harvested twice, in both types. Rounding is measured on the heldout
+tokens themselves; then the variant is trained from each store with one seed, and each SAE evaluated.
 """
 
 from __future__ import annotations
@@ -50,10 +50,12 @@ def rounding(rounded: ActivationStore, exact: ActivationStore, layer: int) -> di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variant", default="topk")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--tokens", type=int, default=262_144)
     arguments = parser.parse_args()
     profile, project = read_params(ROOT).profile, Project(ROOT)
-    folders = {profile.harvest.dtype: project.store(profile), "float32": project.store(profile, "-float32")}
+    corpus = replace(profile.corpus, tokens=arguments.tokens)
+    folders = {dtype: project.store(profile, f"-precision-{dtype}") for dtype in (profile.harvest.dtype, "float32")}
     config = make_config(
         find_variant(load_variants(ROOT / "variants.yaml"), arguments.variant),
         profile.train,
@@ -63,7 +65,7 @@ def main() -> None:
     results = {}
     with console.progress() as progress:
         for dtype, folder in folders.items():
-            harvest(folder, replace(profile.harvest, dtype=dtype), profile.model, profile.corpus, progress=progress)
+            harvest(folder, replace(profile.harvest, dtype=dtype), profile.model, corpus, progress=progress)
             opened = store.open(folder)
             run = project.root / "runs" / f"precision-{dtype}"
             train(config, opened, max(opened.layers), run, progress)
@@ -75,6 +77,7 @@ def main() -> None:
         {
             "model": profile.model.name,
             "layer": max(opened[0].layers),
+            "tokens": arguments.tokens,
             "training": asdict(config.variant) | {"steps": arguments.steps},
             "rounding": rounding(opened[0], opened[1], max(opened[0].layers)),
             "summaries": {dtype: result.summary for dtype, result in results.items()},
