@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import console
 from pipeline.params import Params, Profile, read_params, use_profile, with_model
-from pipeline.paths import Project, suffix_of
+from pipeline.paths import Project, local_folder, suffix_of
 from store.files import digest
 from store.problem import Problem
 from store.progress import Progress
-from store.remote import is_url
 
 if TYPE_CHECKING:
     from stages.harvest.cluster import Cluster
@@ -82,19 +80,6 @@ def run(
             "root digest": result.root,
         }
     )
-
-
-def local_folder(text: str) -> Path:
-    """The folder that `--store` names. Raises Problem for a URL."""
-    if is_url(text):
-        raise Problem(
-            "A harvest writes to a folder.",
-            expected="--store FOLDER",
-            found=text,
-            do="harvest into a folder, then `pipeline store push` it",
-            usage=True,
-        )
-    return Path(text)
 
 
 def _cluster(workers: int | None, scheduler: str | None, progress: Progress) -> AbstractContextManager[Cluster | None]:

@@ -63,6 +63,18 @@ class Project:
         return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
+def local_folder(text: str) -> Path:
+    """What the command line names, as a folder. Raises Problem for a URL."""
+    if is_url(text):
+        raise Problem(
+            "This has to be a folder of this machine.",
+            found=text,
+            do="`pipeline store pull` copies a store from a URL, `pipeline store push` to one; both verify it",
+            usage=True,
+        )
+    return Path(text)
+
+
 def suffix_of(fingerprint: str) -> str:
     """What a path gains where flags make its content differ from params.yaml."""
     return f"-{fingerprint[:8]}"

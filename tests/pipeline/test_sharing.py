@@ -47,7 +47,7 @@ def test_a_run_reads_a_store_at_a_url(harvested: TinyProject) -> None:
         status, _, err = harvested("evaluate", str(run), "--store", f"{url}/tiny-L1")
         assert status == 0, err
         status, _, err = harvested("harvest", "--store", f"{url}/tiny-L1")
-        assert status == 2 and "writes to a folder" in err
+        assert status == 2 and "has to be a folder" in err
 
 
 def test_what_cannot_be_done_says_why(harvested: TinyProject) -> None:
@@ -58,6 +58,9 @@ def test_what_cannot_be_done_says_why(harvested: TinyProject) -> None:
         (("push", "http://127.0.0.1:9/store"), 2, "only hands stores out"),
         (("pull", "elsewhere"), 1, "no finished activation store"),
         (("pull", "s3://bucket/.."), 2, "does not end in a name"),
+        (("pull", "s3://bucket/store", "s3://bucket/other"), 2, "has to be a folder"),
+        (("subset", "data/stores/tiny-L1", "s3://bucket/store"), 2, "has to be a folder"),
+        (("verify", "s3://bucket/store"), 2, "has to be a folder"),
     ]:
         found, _, err = harvested("store", *arguments)
         assert found == status and message in err and "Traceback" not in err
