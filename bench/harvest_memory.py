@@ -27,7 +27,8 @@ def peak(tokens: int) -> int:
         _, status, usage = os.wait4(child.pid, 0)
         if status:
             raise SystemExit(f"the harvest ended with {os.waitstatus_to_exitcode(status)}")
-        assert store.open(folder).n_sequences * store.open(folder).context >= tokens
+        harvested = store.open(folder)
+        assert harvested.n_sequences * harvested.context >= tokens
         return usage.ru_maxrss * 1024
 
 

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from pipeline.console import printable
-from pipeline.paths import local_folder
 from store.problem import Problem
 
 app = typer.Typer(
@@ -28,9 +27,7 @@ ProfileFlag = Annotated[
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing.")]
 StoreFlag = Annotated[str | None, typer.Option("--store", help="Folder or URL of the activation store.")]
-StoreArgument = Annotated[
-    Path | None, typer.Argument(parser=local_folder, metavar="FOLDER", help="A store; the profile's if none.")
-]
+StoreArgument = Annotated[str | None, typer.Argument(help="A store; the profile's if none.")]
 AnyStoreArgument = Annotated[str | None, typer.Argument(help="A store, or its URL; the profile's if none.")]
 ModelFlag = Annotated[
     str | None, typer.Option("--model", help="Hub id, local folder or GGUF file, instead of the profile's.")
@@ -194,7 +191,7 @@ def store_stats(
 @store_app.command("subset")
 def store_subset(
     folder: Annotated[str, typer.Argument(help="A store, or its URL.")],
-    out: Annotated[Path, typer.Argument(parser=local_folder, metavar="OUT", help="Folder of the new store.")],
+    out: Annotated[str, typer.Argument(help="Folder of the new store.")],
     layer: Annotated[list[int] | None, typer.Option("--layer", min=0, help="Layer to keep; repeatable.")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Keep the first sequences, up to this many tokens.")] = None,
     documents: Annotated[Path | None, typer.Option(help="File with the ids of documents to keep, one a line.")] = None,
@@ -222,10 +219,7 @@ def store_push(
 @store_app.command("pull")
 def store_pull(
     url: Annotated[str, typer.Argument(help="A store: s3://, gs://, https:// or a folder.")],
-    folder: Annotated[
-        Path | None,
-        typer.Argument(parser=local_folder, metavar="FOLDER", help="data/stores/ and the URL's last part if none."),
-    ] = None,
+    folder: Annotated[str | None, typer.Argument(help="data/stores/ and the URL's last part if none.")] = None,
     profile: ProfileFlag = None,
     json: JsonFlag = False,
 ) -> None:

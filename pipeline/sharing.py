@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import console
 from pipeline.params import read_params
-from pipeline.paths import Project
+from pipeline.paths import Project, local_folder
 from store.problem import Problem
 
 if TYPE_CHECKING:
@@ -24,21 +23,24 @@ def push(places: Sequence[str], compress: bool, profile: str | None, json: bool)
     named = read_params(project.root).named(profile)
     if not 1 <= len(places) <= 2:
         raise Problem("A push needs one address.", expected="[DIR] URL", found=" ".join(places), usage=True)
-    folder = Path(places[0]) if len(places) == 2 else project.store(named)
+    folder = local_folder(places[0]) if len(places) == 2 else project.store(named)
     with console.progress() as progress:
         done = store.push(folder, places[-1], compress, progress)
     did = "already there, every file of its size" if done.already_there else f"pushed {project.show(folder)}"
     _report(places[-1], did, done, json)
 
 
-def pull(url: str, folder: Path | None, profile: str | None, json: bool) -> None:
-    """Copy a store from a URL into `folder`, else that of the profile if one is named, else one named as the URL is."""
+def pull(url: str, named: str | None, profile: str | None, json: bool) -> None:
+    """Copy a store from a URL into a folder: `named`, else the profile's if one is given, else named as the URL is."""
     import store
 
     project = Project.here()
-    if folder is None and profile is not None:
+    if named is not None:
+        folder = local_folder(named)
+    elif profile is not None:
         folder = project.store(read_params(project.root).named(profile))
-    folder = folder or project.root / "data" / "stores" / _last_part(url)
+    else:
+        folder = project.root / "data" / "stores" / _last_part(url)
     with console.progress() as progress:
         done = store.pull(url, folder, progress)
     did = "already there, every file of its size" if done.already_there else f"pulled from {url}"

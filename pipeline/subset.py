@@ -7,15 +7,16 @@ from pathlib import Path
 import store
 from pipeline import console
 from pipeline.params import read_params
-from pipeline.paths import Project
+from pipeline.paths import Project, local_folder
 from store.problem import Problem
 from store.subset import Selection, subset
 
 
 def run(
-    folder: str, out: Path, layers: list[int], tokens: int | None, documents: Path | None, profile: str | None
+    folder: str, named: str, layers: list[int], tokens: int | None, documents: Path | None, profile: str | None
 ) -> None:
-    """Publish a part of a store as a store of its own."""
+    """Publish a part of the store `folder` as a store of its own, in the folder `named`."""
+    out = local_folder(named)
     project = Project.here()
     read_params(project.root).named(profile)
     if not layers and tokens is None and documents is None:

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline import console
 from pipeline.expected import NOTHING, Expected, expected
 from pipeline.params import Profile, read_params
-from pipeline.paths import Project
+from pipeline.paths import Project, local_folder
 from store.manifest import Manifest
 from store.problem import Problem
 from store.progress import Progress
@@ -19,7 +19,7 @@ from store.verify import BadFile
 
 
 def run(
-    folder: Path | None,
+    named: str | None,
     profile: str | None,
     sample: str | None,
     expect: str | None,
@@ -34,7 +34,7 @@ def run(
         raise Problem(what, expected="--repair, or --repair --from COPY, or --sample SHARE", usage=True)
     project = Project.here()
     chosen = read_params(project.root).named(profile)
-    folder = folder or project.store(chosen)
+    folder = local_folder(named) if named else project.store(chosen)
     wanted = expected(project, folder, expect)
     mended: dict[str, Any] = {}
     with console.progress() as progress:

@@ -64,7 +64,7 @@ def check_disk(folder: Path, n_bytes: int) -> None:
             where=folder.absolute(),
             expected=f"{needed:,} bytes free",
             found=f"{free:,} bytes free",
-            do="free some space, choose a folder on another disk, or a smaller part of the text",
+            do="free some space, choose a folder on another disk, or a store of fewer tokens",
         )
 
 

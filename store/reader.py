@@ -134,7 +134,7 @@ class ActivationStore:
         if out is None:
             out = torch.empty(shape, dtype=self.torch_dtype)
         bits = (out.view(torch.uint16) if out.dtype == torch.bfloat16 else out).numpy()
-        if bits.dtype != array.storage or bits.shape != shape or not bits.flags.c_contiguous:
+        if out.dtype != self.torch_dtype or bits.shape != shape or not bits.flags.c_contiguous:
             raise ValueError(f"out is {out.dtype} {tuple(out.shape)}, expected {self.torch_dtype} {shape}")
         self._gather(array, rows, bits)
         return out

@@ -83,6 +83,7 @@ def test_read_owns_its_memory(activations: ActivationStore) -> None:
     [
         torch.empty((1, CONTEXT, 4), dtype=torch.bfloat16),
         torch.empty((2, CONTEXT, 4), dtype=torch.float16),
+        torch.empty((2, CONTEXT, 4), dtype=torch.uint16),
         torch.empty((2, 4, CONTEXT), dtype=torch.bfloat16).mT,
     ],
 )
