@@ -23,6 +23,11 @@ class Codes(ABC):
     def decode(self, rows: Float[Tensor, "d_sae d_in"], dtype: torch.dtype) -> Float[Tensor, "*tokens d_in"]:
         """`codes @ rows`; dense products run in `dtype`."""
 
+    @property
+    def events(self) -> Codes:
+        """The sparse codes from which dense ones were made, else these themselves: what L0 and firing count."""
+        return self
+
     @abstractmethod
     def total(self) -> Float[Tensor, "*tokens"]:
         """The sum of each token's codes, which are never negative: their L1 norm."""
@@ -89,3 +94,15 @@ class SparseCodes(Codes):
         fired = active.new_zeros(self.selection.width)
         fired[self.selection.indices[active]] = True
         return fired
+
+
+@dataclass(frozen=True)
+class DerivedCodes(DenseCodes):
+    """Codes that are dense by construction, of events that are few."""
+
+    source: Codes
+    """The events."""
+
+    @property
+    def events(self) -> Codes:
+        return self.source

@@ -5,31 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Literal, get_args
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from stages.sae.architecture import NO_PARTS, STRICT_KEYS, PartsRow, Positive, Share, SparsifierRow, Steps, Weight
+from stages.sae.model import Initialisation
 from store.problem import Problem
 
-_STRICT_KEYS = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-Weight = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Steps = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
 Lag = Annotated[int, Field(ge=1)]
 Control = Literal["no-temporal", "permuted"]
 """`no-temporal`: the temporal terms have weight 0. `permuted`: the order of tokens within documents is random."""
 
 
-@dataclass(frozen=True, config=_STRICT_KEYS)
-class SparsifierRow:
-    """How pre-activations become codes."""
-
-    kind: Literal["relu", "topk"]
-    """`topk` keeps the k largest of a token, with the k of the profile."""
-
-
-@dataclass(frozen=True, config=_STRICT_KEYS)
+@dataclass(frozen=True, config=STRICT_KEYS)
 class BoostRow:
     """A reconstruction loss that weighs more at first."""
 
@@ -41,7 +29,7 @@ class BoostRow:
     """Steps after these, over which the weight goes linearly to 1."""
 
 
-@dataclass(frozen=True, config=_STRICT_KEYS)
+@dataclass(frozen=True, config=STRICT_KEYS)
 class ScaleRow:
     """A range of lags at which codes should agree."""
 
@@ -57,7 +45,7 @@ class ScaleRow:
             raise ValueError("the smallest lag comes first")
 
 
-@dataclass(frozen=True, config=_STRICT_KEYS)
+@dataclass(frozen=True, config=STRICT_KEYS)
 class BufferRow:
     """A memory of a document's codes: for each scale a running mean of the codes from its smallest lag back."""
 
@@ -69,7 +57,7 @@ class BufferRow:
     """That share from then on."""
 
 
-@dataclass(frozen=True, config=_STRICT_KEYS)
+@dataclass(frozen=True, config=STRICT_KEYS)
 class TemporalRow:
     """Consistency of codes over the tokens of a document: squared differences in the units of the reconstruction."""
 
@@ -90,7 +78,7 @@ class TemporalRow:
     """Further terms that pull codes towards the document's memory; null for none."""
 
 
-@dataclass(frozen=True, config=_STRICT_KEYS)
+@dataclass(frozen=True, config=STRICT_KEYS)
 class ObjectiveRow:
     """Weights of the loss terms, in normalised units."""
 
@@ -108,7 +96,7 @@ class ObjectiveRow:
     """Terms that use the order of tokens; null for none."""
 
 
-@dataclass(frozen=True, config=_STRICT_KEYS)
+@dataclass(frozen=True, config=STRICT_KEYS)
 class NoiseRow:
     """Gaussian noise on the gradients that fades with the steps (Neelakantan et al. 2015, arXiv 1511.06807)."""
 
@@ -118,7 +106,7 @@ class NoiseRow:
     """Steps with noise."""
 
 
-@dataclass(frozen=True, config=_STRICT_KEYS)
+@dataclass(frozen=True, config=STRICT_KEYS)
 class OptimizerRow:
     """The optimiser and its learning rate over time."""
 
@@ -136,7 +124,7 @@ class OptimizerRow:
     """Noise on the clipped gradients; null for none."""
 
 
-@dataclass(frozen=True, config=_STRICT_KEYS)
+@dataclass(frozen=True, config=STRICT_KEYS)
 class Variant:
     """A row of the table: where an SAE comes from, its parts and its numbers."""
 
@@ -152,6 +140,10 @@ class Variant:
     """What is minimised."""
     optimizer: OptimizerRow
     """How it is minimised."""
+    parts: PartsRow = NO_PARTS
+    """What stands around encoder and decoder."""
+    initialisation: Initialisation = "tied"
+    """How weights are drawn."""
     control: Control | None = None
     """What a control takes from its variant; null for a row of its own."""
 

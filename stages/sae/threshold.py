@@ -1,0 +1,160 @@
+"""Sparsifiers with a threshold: JumpReLU, which learns one a latent, and BatchTopK, which finds one for all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from stages.sae.architecture import ThresholdRow
+from stages.sae.sparsifier import Sparsifier
+
+FOLLOWING = 0.01
+"""Share of each batch's smallest code in BatchTopK's threshold for inference (SAELens's `topk_threshold_lr`)."""
+SAMPLED = 16
+"""One of so many pre-activations is looked at to guess where the largest ones begin."""
+
+
+class JumpReLU(Sparsifier):
+    """Pre-activations above a learned threshold pass as they are (Rajamanoharan et al. 2024, arXiv 2407.14435, eq. 2).
+
+    The threshold is the exponential of a parameter, so that Adam's steps are relative to it and it stays positive.
+    Its gradient is that of the straight-through estimator (eq. 11), whose rectangle is `bandwidth` wide. Both are in
+    the units of the pre-activations: a bandwidth far below their spread lets no gradient through, one far above lets
+    through noise.
+    """
+
+    def __init__(self, d_sae: int, row: ThresholdRow | None = None) -> None:
+        """A row of the table in training; a saved SAE needs none, it takes thresholds from its file."""
+        super().__init__()
+        self.row = row
+        self.log_threshold = nn.Parameter(torch.zeros(d_sae))
+        self.register_buffer("bandwidth", torch.tensor(1.0))
+        if row is not None and row.unit == "normalised":
+            self._set(1.0)
+
+    @property
+    def threshold(self) -> Float[Tensor, " d_sae"]:
+        """What a pre-activation has to exceed."""
+        return self.log_threshold.exp()
+
+    def calibrate(self, rms: float) -> None:
+        if self.row is not None and self.row.unit == "pre_activation_rms":
+            self._set(rms)
+
+    @torch.no_grad()
+    def _set(self, unit: float) -> None:
+        assert self.row is not None
+        self.log_threshold.fill_(self.row.initial * unit).log_()
+        self.bandwidth.fill_(self.row.bandwidth * unit)
+
+    def select(
+        self, pre: Float[Tensor, "*tokens d_sae"], keep: Bool[Tensor, "*tokens"] | None = None
+    ) -> Float[Tensor, "*tokens d_sae"]:
+        return _JumpReLU.apply(pre, self.threshold, self.bandwidth)
+
+    def count(self, pre: Float[Tensor, "*tokens d_sae"]) -> Float[Tensor, "*tokens"]:
+        """Active latents of a token, differentiable with respect to the thresholds (eq. 12)."""
+        return _Step.apply(pre, self.threshold, self.bandwidth)
+
+
+class _JumpReLU(torch.autograd.Function):
+    """`z H(z - threshold)`; the derivative by the threshold is `-threshold / bandwidth` within the rectangle."""
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: Tensor) -> Tensor:
+        ctx.save_for_backward(pre, threshold, bandwidth)
+        return torch.where(pre > threshold, pre, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        pre, threshold, bandwidth = ctx.saved_tensors
+        near = gradients[0].masked_fill((pre - threshold).abs() >= bandwidth / 2, 0.0)
+        by_threshold = -threshold / bandwidth * near.flatten(0, -2).sum(0)
+        return gradients[0].masked_fill(pre <= threshold, 0.0), by_threshold, None
+
+
+class _Step(torch.autograd.Function):
+    """How many pre-activations exceed their threshold; the derivative by it is `-1 / bandwidth` in the rectangle."""
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: Tensor) -> Tensor:
+        ctx.save_for_backward(pre, threshold, bandwidth)
+        return (pre > threshold).sum(-1).to(pre.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        pre, threshold, bandwidth = ctx.saved_tensors
+        near = ((pre - threshold).abs() < bandwidth / 2).to(pre.dtype)
+        return None, -(gradients[0].flatten() @ near.flatten(0, -2)) / bandwidth, None
+
+
+class BatchTopK(Sparsifier):
+    """The k n largest pre-activations of n tokens pass, where positive (Bussmann et al. 2024, arXiv 2412.06410, eq. 2).
+
+    A token thereby gets as many latents as it needs. What a token gets must not depend on the others at inference: a
+    trained SAE uses a threshold, the running mean of each batch's smallest code, and is saved as JumpReLU.
+    """
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+        """Latents a token activates on average."""
+        self.register_buffer("threshold", torch.tensor(-1.0))
+        """For inference; negative before the first batch."""
+
+    def select(
+        self, pre: Float[Tensor, "*tokens d_sae"], keep: Bool[Tensor, "*tokens"] | None = None
+    ) -> Float[Tensor, "*tokens d_sae"]:
+        if not self.training:
+            return torch.where(pre > self.threshold.clamp(min=0.0), pre, 0.0)
+        counting = pre.detach() if keep is None else pre.detach().masked_fill(~keep.unsqueeze(-1), 0.0)
+        tokens = pre.shape[:-1].numel() if keep is None else int(keep.sum())
+        smallest = largest_values_begin_at(counting.flatten(), self.k * tokens)
+        self._follow(smallest)
+        return torch.where(pre >= smallest, pre, 0.0)
+
+    @torch.no_grad()
+    def _follow(self, smallest: Float[Tensor, ""]) -> None:
+        first = self.threshold < 0
+        self.threshold.copy_(torch.where(first, smallest, torch.lerp(self.threshold, smallest, FOLLOWING)))
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}"
+
+
+@torch.no_grad()
+def for_inference(sparsifier: Sparsifier, d_sae: int, scale: float) -> Sparsifier:
+    """What a trained sparsifier does to single tokens whose pre-activations are `scale` times as large.
+
+    BatchTopK becomes the JumpReLU of its threshold, the same for all latents.
+    """
+    match sparsifier:
+        case JumpReLU():
+            threshold = sparsifier.threshold
+        case BatchTopK():
+            threshold = sparsifier.threshold.clamp(min=0.0).expand(d_sae)
+        case _:
+            return sparsifier
+    jump = JumpReLU(d_sae)
+    jump.log_threshold.copy_((threshold * scale).log())
+    return jump
+
+
+def largest_values_begin_at(values: Float[Tensor, " n"], count: int) -> Float[Tensor, ""]:
+    """The smallest of the `count` largest values, or the smallest positive one if fewer are positive.
+
+    A full selection over a batch of pre-activations costs more than the encoder's product. A sample of them says
+    about where the largest begin; what exceeds a bound below that is few, and holds them unless the sample
+    misled: then all are looked at.
+    """
+    sample = values[::SAMPLED]
+    wanted = min(len(sample), 2 * count // SAMPLED + 1)
+    bound = sample.kthvalue(len(sample) - wanted + 1).values
+    for lowest in (bound, torch.zeros_like(bound)):
+        above = values[values > lowest.clamp(min=0.0)]
+        if len(above) >= count:
+            return above.kthvalue(len(above) - count + 1).values
+    return above.min() if len(above) else torch.full_like(bound, torch.inf)
