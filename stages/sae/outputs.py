@@ -14,6 +14,8 @@ from stages.sae.layout import Layout
 
 EPSILON = 1e-5
 """Added to variances before their root is divided by."""
+TINY = 1e-12
+"""The same for the variance over a token's latents: a larger one would matter to short inputs."""
 MOMENTUM = 0.01
 """Share of each batch in the running statistics, which replace those of the batch once trained."""
 
@@ -80,7 +82,7 @@ class LayerNorm(Norm):
 
     def forward(self, pre: Float[Tensor, "*tokens d_sae"], keep: Bool[Tensor, "*tokens"] | None) -> Normed:
         variance, mean = torch.var_mean(pre, dim=-1, correction=0, keepdim=True)
-        scale = (variance + EPSILON * variance.detach().mean()).sqrt()
+        scale = (variance + TINY).sqrt()
         return Normed((pre - mean) / scale * self.gain, scale)
 
 
@@ -122,6 +124,7 @@ class Integrator(nn.Module):
         return self.largest * torch.sigmoid(self.logit)
 
     def forward(self, events: Float[Tensor, "batch seq d_sae"], layout: Layout) -> Float[Tensor, "batch seq d_sae"]:
+        events = events.masked_fill(~layout.keep.unsqueeze(-1), 0.0)
         return _Integrate.apply(events, self.decay, layout.reaches_back(1))
 
 
