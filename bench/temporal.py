@@ -21,7 +21,7 @@ from bench.machine import record
 from bench.train import ROOT, WARM_STEPS, Training
 from pipeline.params import read_params
 from pipeline.paths import Project
-from stages.sae.variant import TemporalRow
+from stages.sae.objective_row import TemporalRow
 from stages.train.temporal import Consistency, TemporalTerms, latent_weights
 
 

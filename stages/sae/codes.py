@@ -40,6 +40,10 @@ class Codes(ABC):
     def fired(self, keep: Bool[Tensor, "*tokens"]) -> Bool[Tensor, " d_sae"]:
         """Which latents are active at one kept token or more."""
 
+    def firings(self, keep: Bool[Tensor, "*tokens"]) -> Int[Tensor, " d_sae"]:
+        """At how many kept tokens each latent is active."""
+        return (self.dense()[keep] > 0).sum(0)
+
 
 @dataclass(frozen=True)
 class DenseCodes(Codes):

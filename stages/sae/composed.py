@@ -21,6 +21,9 @@ class ComposedSAE(SAE):
     weights. Codes are `scale` times those of the normalised SAE, as those of an SAE that folds are.
     """
 
+    mean: Float[Tensor, " d_in"]
+    scale: Float[Tensor, ""]
+
     def __init__(self, d_in: int, d_sae: int, sparsifier: Sparsifier, parts: PartsRow, context: int) -> None:
         super().__init__(d_in, d_sae, sparsifier, parts, context)
         self.register_buffer("mean", torch.zeros(d_in))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import product as pairs
 
@@ -18,7 +19,19 @@ SELF_LOGIT = 16.0
 """Attention logit of a token with itself where attention starts at `self`."""
 
 
-class PositionEmbedding(nn.Module):
+class InputPart(nn.Module, ABC):
+    """A map of inputs onto inputs."""
+
+    @abstractmethod
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the weights."""
+
+    @abstractmethod
+    def forward(self, x: Float[Tensor, "batch seq d_in"], layout: Layout | None) -> Float[Tensor, "batch seq d_in"]:
+        """The changed inputs; the layout is there for parts that need one."""
+
+
+class PositionEmbedding(InputPart):
     """Inputs and a learned embedding of their position, mapped to the width of the inputs: the inputs themselves at
     first, plus a random map of the embedding."""
 
@@ -35,12 +48,13 @@ class PositionEmbedding(nn.Module):
         self.weight[:d_in] = torch.eye(d_in)
         self.weight[d_in:].normal_(0.0, self.table.shape[1] ** -0.5, generator=generator)
 
-    def forward(self, x: Float[Tensor, "batch seq d_in"], layout: Layout) -> Float[Tensor, "batch seq d_in"]:
+    def forward(self, x: Float[Tensor, "batch seq d_in"], layout: Layout | None) -> Float[Tensor, "batch seq d_in"]:
+        assert layout is not None
         d_in = x.shape[-1]
         return x @ self.weight[:d_in] + self.table[layout.positions] @ self.weight[d_in:]
 
 
-class TemporalAttention(nn.Module):
+class TemporalAttention(InputPart):
     """Causal multi-head attention over the tokens of a document, each of which sees itself and those before it."""
 
     def __init__(self, row: AttentionRow, d_in: int) -> None:
@@ -70,7 +84,8 @@ class TemporalAttention(nn.Module):
             self.value.copy_(identity)
             self.output.copy_(identity)
 
-    def forward(self, x: Float[Tensor, "batch seq d_in"], layout: Layout) -> Float[Tensor, "batch seq d_in"]:
+    def forward(self, x: Float[Tensor, "batch seq d_in"], layout: Layout | None) -> Float[Tensor, "batch seq d_in"]:
+        assert layout is not None
         y = self.norm(x).masked_fill(~layout.keep.unsqueeze(-1), 0.0)
         query, key, value = (self._heads(y @ matrix) for matrix in (self.query, self.key, self.value))
         # A token outside of documents sees itself, so that its softmax is defined; nothing reads the result.
@@ -83,7 +98,7 @@ class TemporalAttention(nn.Module):
         return y.unflatten(-1, (self.row.heads, -1)).transpose(1, 2)
 
 
-class DilatedConvolution(nn.Module):
+class DilatedConvolution(InputPart):
     """`x_t + sum_b strength_b sum_j tap_(b, j) x_(t - j dilation_b)`, each dimension by itself, within a document.
 
     Taps of all branches that reach back equally far are summed first: one pass over the inputs for each distance.
@@ -102,7 +117,8 @@ class DilatedConvolution(nn.Module):
         self.taps.uniform_(-bound, bound, generator=generator)
         self.strength.zero_()
 
-    def forward(self, x: Float[Tensor, "batch seq d_in"], layout: Layout) -> Float[Tensor, "batch seq d_in"]:
+    def forward(self, x: Float[Tensor, "batch seq d_in"], layout: Layout | None) -> Float[Tensor, "batch seq d_in"]:
+        assert layout is not None
         result = x
         for lag, tap in self.by_lag().items():
             result = result + layout.earlier(x, lag) * tap
@@ -118,7 +134,7 @@ class DilatedConvolution(nn.Module):
         return sums
 
 
-class ResidualBranch(nn.Module):
+class ResidualBranch(InputPart):
     """`x + relu(x W_1 + b_1) W_2 + b_2`, a token at a time.
 
     A skip from the inputs to the output instead would reconstruct everything with dead latents.
@@ -138,7 +154,7 @@ class ResidualBranch(nn.Module):
         return x + self.outer(self.inner(x).relu())
 
 
-def input_parts(row: PartsRow, d_in: int, context: int) -> Iterator[tuple[str, nn.Module]]:
+def input_parts(row: PartsRow, d_in: int, context: int) -> Iterator[tuple[str, InputPart]]:
     """The parts of a row that act on inputs, by name, in their order."""
     if row.position:
         yield "position", PositionEmbedding(row.position, d_in, context)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stages.sae.architecture import NO_PARTS, PartsRow
 from stages.sae.codes import Codes, DenseCodes, DerivedCodes
-from stages.sae.inputs import input_parts
+from stages.sae.inputs import InputPart, input_parts
 from stages.sae.layout import Layout, layout_of
 from stages.sae.outputs import BatchNorm, Integrator, LayerNorm, PositionGate
 from stages.sae.prediction import Prediction
@@ -42,6 +42,9 @@ class SAE(nn.Module):
     what the encoder makes of them (norm), and change the codes (gate, integrator).
     """
 
+    pruned: Bool[Tensor, " d_sae"]
+    """Latents that never fire again."""
+
     def __init__(
         self, d_in: int, d_sae: int, sparsifier: Sparsifier, parts: PartsRow = NO_PARTS, context: int = 0
     ) -> None:
@@ -67,7 +70,6 @@ class SAE(nn.Module):
         self.gate = PositionGate(parts.gate, d_sae, context) if parts.gate else None
         self.integrator = Integrator(parts.integrator, d_sae) if parts.integrator else None
         self.register_buffer("pruned", torch.zeros(d_sae, dtype=torch.bool), persistent=False)
-        """Latents that never fire again."""
 
     @torch.no_grad()
     def initialise(self, seed: int, kind: Initialisation = "tied") -> None:
@@ -81,6 +83,7 @@ class SAE(nn.Module):
         self.b_dec.zero_()
         for part in (*self.inputs.values(), self.prediction, self.gate):
             if part is not None:
+                assert isinstance(part, InputPart | Prediction | PositionGate)
                 part.initialise(generator)
 
     @torch.no_grad()
@@ -94,6 +97,12 @@ class SAE(nn.Module):
             pre = self.norm(pre, None).pre
         self.sparsifier.calibrate((pre + self.b_enc).square().mean().sqrt().item())
 
+    def follow(self) -> None:
+        """Let what inference uses instead of a batch take in the last one: once a training step."""
+        self.sparsifier.follow()
+        if self.norm is not None:
+            self.norm.follow()
+
     def encoding(
         self,
         x: Float[Tensor, "*tokens d_in"],
@@ -103,7 +112,8 @@ class SAE(nn.Module):
         """What `encode` returns, in the form that is cheapest to decode and differentiate, and where it came from."""
         layout = self._layout(x, segments, start)
         keep = None if segments is None else segments >= 0
-        inputs, bias = self._changed(x, layout), self.b_enc
+        inputs = self._changed(x, layout)
+        bias: Tensor = self.b_enc
         predicted = None
         if self.prediction is not None:
             assert layout is not None

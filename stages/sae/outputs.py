@@ -39,9 +39,15 @@ class Norm(nn.Module, ABC):
     def calibrate(self, pre: Float[Tensor, "n d_sae"]) -> None:
         """Take up the statistics of the first batch's kept tokens."""
 
+    def follow(self) -> None:
+        """Take the last batch into the running statistics: once a training step."""
+
 
 class BatchNorm(Norm):
     """A latent over the kept tokens of a batch; by running statistics once trained, so that it folds (`affine`)."""
+
+    mean: Float[Tensor, " d_sae"]
+    variance: Float[Tensor, " d_sae"]
 
     def __init__(self, row: NormRow, d_sae: int) -> None:
         super().__init__()
@@ -49,6 +55,8 @@ class BatchNorm(Norm):
         self.gain = nn.Parameter(torch.ones(d_sae))
         self.register_buffer("mean", torch.zeros(d_sae))
         self.register_buffer("variance", torch.ones(d_sae))
+        self.seen: tuple[Tensor, Tensor] | None = None
+        """Mean and variance of the last batch."""
 
     @torch.no_grad()
     def calibrate(self, pre: Float[Tensor, "n d_sae"]) -> None:
@@ -62,10 +70,14 @@ class BatchNorm(Norm):
         if self.training:
             kept = pre.flatten(0, -2) if keep is None else pre[keep]
             mean, variance = kept.mean(0), kept.var(0, correction=0)
-            with torch.no_grad():
-                self.mean.lerp_(mean, MOMENTUM)
-                self.variance.lerp_(variance, MOMENTUM)
+            self.seen = mean.detach(), variance.detach()
         return Normed((pre - mean) * (self.gain / (variance + EPSILON).sqrt()), None)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        if self.seen is not None:
+            for running, batch in zip((self.mean, self.variance), self.seen, strict=True):
+                running.lerp_(batch, MOMENTUM)
 
     def affine(self) -> tuple[Float[Tensor, " d_sae"], Float[Tensor, " d_sae"]]:
         """Factor and offset that the running statistics give a pre-activation."""

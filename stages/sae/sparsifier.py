@@ -24,6 +24,9 @@ class Sparsifier(nn.Module, ABC):
     def calibrate(self, rms: float) -> None:
         """Take up the root mean square of the pre-activations of the first batch."""
 
+    def follow(self) -> None:
+        """Take the last batch into what inference uses instead of a batch: once a training step."""
+
 
 class FusedSparsifier(Sparsifier):
     """Takes the encoder's inputs and weights: what keeps few pre-activations need not store or differentiate all."""

@@ -26,6 +26,8 @@ class JumpReLU(Sparsifier):
     through noise.
     """
 
+    bandwidth: Float[Tensor, ""]
+
     def __init__(self, d_sae: int, row: ThresholdRow | None = None) -> None:
         """A row of the table in training; a saved SAE needs none, it takes thresholds from its file."""
         super().__init__()
@@ -98,12 +100,16 @@ class BatchTopK(Sparsifier):
     trained SAE uses a threshold, the running mean of each batch's smallest code, and is saved as JumpReLU.
     """
 
+    threshold: Float[Tensor, ""]
+
     def __init__(self, k: int) -> None:
         super().__init__()
         self.k = k
         """Latents a token activates on average."""
         self.register_buffer("threshold", torch.tensor(-1.0))
-        """For inference; negative before the first batch."""
+        """For inference; negative before the first step."""
+        self.seen: Float[Tensor, ""] | None = None
+        """The smallest code of the last batch."""
 
     def select(
         self, pre: Float[Tensor, "*tokens d_sae"], keep: Bool[Tensor, "*tokens"] | None = None
@@ -112,14 +118,13 @@ class BatchTopK(Sparsifier):
             return torch.where(pre > self.threshold.clamp(min=0.0), pre, 0.0)
         counting = pre.detach() if keep is None else pre.detach().masked_fill(~keep.unsqueeze(-1), 0.0)
         tokens = pre.shape[:-1].numel() if keep is None else int(keep.sum())
-        smallest = largest_values_begin_at(counting.flatten(), self.k * tokens)
-        self._follow(smallest)
-        return torch.where(pre >= smallest, pre, 0.0)
+        self.seen = largest_values_begin_at(counting.flatten(), self.k * tokens)
+        return torch.where(pre >= self.seen, pre, 0.0)
 
     @torch.no_grad()
-    def _follow(self, smallest: Float[Tensor, ""]) -> None:
-        first = self.threshold < 0
-        self.threshold.copy_(torch.where(first, smallest, torch.lerp(self.threshold, smallest, FOLLOWING)))
+    def follow(self) -> None:
+        if self.seen is not None and self.seen.isfinite():
+            self.threshold.copy_(self.seen if self.threshold < 0 else self.threshold.lerp(self.seen, FOLLOWING))
 
     def extra_repr(self) -> str:
         return f"k={self.k}"

@@ -2,11 +2,13 @@
 
 from stages.train.config import TrainConfig, TrainSizes, make_config
 from stages.train.guards import Collapse
-from stages.train.loop import TrainResult, train
+from stages.train.loop import train, train_together
 from stages.train.plan import TrainPlan, check_plan, fingerprint, make_plan
+from stages.train.run import Run, TrainResult
 
 __all__ = [
     "Collapse",
+    "Run",
     "TrainConfig",
     "TrainPlan",
     "TrainResult",
@@ -16,4 +18,5 @@ __all__ = [
     "make_config",
     "make_plan",
     "train",
+    "train_together",
 ]

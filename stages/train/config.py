@@ -67,5 +67,8 @@ class TrainConfig:
 
 
 def make_config(variant: Variant, sizes: TrainSizes, seed: int, steps: int | None = None) -> TrainConfig:
-    """The training of a variant at a profile's sizes; `steps` overrides the profile's."""
-    return TrainConfig(variant, seed, **{**vars(sizes), "steps": sizes.steps if steps is None else steps})
+    """The training of a variant at a profile's sizes; `steps` overrides the profile's, the row multiplies its batch."""
+    rows = max(1, round(sizes.batch_rows * variant.batches.rows))
+    return TrainConfig(
+        variant, seed, **{**vars(sizes), "batch_rows": rows, "steps": sizes.steps if steps is None else steps}
+    )

@@ -25,7 +25,8 @@ def estimate(config: TrainConfig, store: ActivationStore, layer: int) -> tuple[d
     statistics = store.statistics(layer)
     windows = store.windows(layer, "train", config.batch_rows, config.seed)
     with following(plan):
-        trainer = Trainer(config, plan, Normalisation(torch.tensor(statistics.mean), statistics.scale))
+        normalisation = Normalisation(torch.tensor(statistics.mean), statistics.scale)
+        trainer = Trainer(config, plan, normalisation, store.context)
         for step in range(WARM_STEPS):
             trainer.step(step, windows.batch(step), measured=False)
         begun = time.perf_counter()

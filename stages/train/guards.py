@@ -30,10 +30,10 @@ class Collapse(Problem):
 class CollapseGuard:
     """Looks at a step's metrics (those of the log) for signs of a dead run."""
 
-    def __init__(self, variant: Variant, d_sae: int) -> None:
+    def __init__(self, variant: Variant, d_sae: int, steps: int) -> None:
         self.variant = variant
         self.d_sae = d_sae
-        self.settled = max(ends_of_schedules(variant).values())
+        self.settled = max(ends_of_schedules(variant, steps).values())
         """The step from which the objective has full weight, and a run must reconstruct and be sparse."""
 
         self.pull = 0.0

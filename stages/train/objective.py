@@ -7,12 +7,15 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from stages.sae.codes import Codes
-from stages.sae.model import SAE
-from stages.sae.variant import ObjectiveRow
+from stages.sae.model import SAE, Encoding
+from stages.sae.objective_row import ObjectiveRow
+from stages.sae.threshold import JumpReLU
 from stages.train.schedule import Boost, Ramp
 from stages.train.temporal import Consistency, TemporalTerms
+from stages.train.terms import contrast, level_errors, separation
 
 
 class Batch(NamedTuple):
@@ -27,6 +30,13 @@ class Batch(NamedTuple):
     n_kept: int
     """How many count."""
 
+    def parts(self, count: int) -> list[Batch]:
+        """The batch in `count` parts of about as many windows each."""
+        if count == 1:
+            return [self]
+        cut = zip(*(tensor.tensor_split(count) for tensor in self[:3]), strict=True)
+        return [Batch(x, segments, keep, int(keep.sum())) for x, segments, keep in cut]
+
 
 class Evaluated(NamedTuple):
     """An SAE's work on a batch and what it costs."""
@@ -35,22 +45,40 @@ class Evaluated(NamedTuple):
     """Weighted loss terms by name; the loss is their sum."""
     codes: Codes
     """The codes."""
-    error: Float[Tensor, "batch seq d_in"]
-    """Inputs minus reconstruction, without gradient."""
+    errors: list[Float[Tensor, "batch seq d_in"]]
+    """Inputs minus reconstruction, without gradient, for each level; all latents come last."""
     consistency: Consistency | None
     """The temporal terms; None where the objective has none at this step."""
+    pairs: int
+    """Pairs of the contrastive term."""
+
+    @property
+    def error(self) -> Float[Tensor, "batch seq d_in"]:
+        """What all latents leave of the inputs."""
+        return self.errors[-1]
+
+    @property
+    def total(self) -> Float[Tensor, ""]:
+        """The loss."""
+        return torch.stack(list(self.terms.values())).sum()
 
 
 class Objective:
     """The loss of a row of the table."""
 
-    def __init__(self, row: ObjectiveRow, seed: int) -> None:
+    def __init__(self, row: ObjectiveRow, seed: int, steps: int, recompute: bool = False) -> None:
+        """`steps` are those of the training; `recompute` encodes again in the backward pass."""
         self.row = row
+        self.seed = seed
+        self.recompute = recompute
         self.l1_ramp = Ramp(row.l1_warmup)
         boost = row.reconstruction_boost
         self.boost = Boost(boost.factor, boost.hold, boost.back) if boost else Boost(1.0, 0, 0)
-        self.temporal = TemporalTerms(row.temporal, seed) if row.temporal else None
-        weights = {"reconstruction": 1.0, "l1": row.l1, "aux": row.aux}
+        self.temporal = TemporalTerms(row.temporal, seed, steps) if row.temporal else None
+        contrast_weight = row.contrast.weight if row.contrast else 0.0
+        separation_weight = row.separation.weight if row.separation else 0.0
+        weights = {"reconstruction": 1.0, "l1": row.l1, "l0": row.l0, "aux": row.aux}
+        weights |= {"contrast": contrast_weight, "separation": separation_weight}
         self.terms = [name for name, weight in weights.items() if weight]
         """Names of the terms that this objective may have: some appear late, `aux` while there are dead latents."""
         self.terms += self.temporal.names if self.temporal else []
@@ -61,17 +89,59 @@ class Objective:
 
     def __call__(self, sae: SAE, batch: Batch, dead: Bool[Tensor, " d_sae"], step: int) -> Evaluated:
         """Encode, decode and weigh. A term without weight is not computed."""
-        codes = sae.sparse_codes(batch.x, batch.segments)
-        error = batch.x - sae.decode_sparse(codes)
-        terms = {"reconstruction": self.boost.at(step) * squared_norm(error, batch)}
-        if self.row.l1:
+        row = self.row
+        encoding = self._encode(sae, batch)
+        codes = encoding.codes
+        if row.levels:
+            errors = level_errors(batch.x, codes.dense(), sae.W_dec, sae.b_dec, row.levels)
+            losses = [
+                level.weight * squared_norm(error, batch) for level, error in zip(row.levels, errors, strict=True)
+            ]
+            reconstruction = torch.stack(losses).sum()
+        else:
+            errors = [batch.x - sae.decode_sparse(codes)]
+            reconstruction = squared_norm(errors[0], batch)
+        terms = {"reconstruction": self.boost.at(step) * reconstruction}
+        if row.l1:
             terms["l1"] = self.l1_at(step) * kept_mean(codes.total(), batch)
-        if self.row.aux and bool(dead.any()):
-            terms["aux"] = self.row.aux * auxiliary(sae, batch, error.detach(), dead)
-        consistency = self.temporal(codes.dense(), batch.segments, step) if self.temporal else None
+        if row.l0:
+            weight = row.l0 * self.l1_ramp.at(step) / sae.d_sae
+            terms["l0"] = weight * kept_mean(active_latents(sae, encoding), batch)
+        if row.aux and bool(dead.any()):
+            terms["aux"] = row.aux * auxiliary(sae, encoding, batch, errors[-1].detach(), dead)
+        if row.separation and row.separation.weight:
+            terms["separation"] = row.separation.weight * separation(sae.W_dec, row.separation, self.seed, step)
+        pairs = 0
+        if row.contrast and row.contrast.weight:
+            loss, pairs = contrast(codes.dense(), batch.segments, row.contrast)
+            terms["contrast"] = row.contrast.weight * loss
+        consistency = None
+        if self.temporal is not None:
+            consistency = self.temporal(codes.dense(), batch.segments, step, reconstruction)
         if consistency is not None:
             terms |= consistency.terms
-        return Evaluated(terms, codes, error.detach(), consistency)
+        return Evaluated(terms, codes, [error.detach() for error in errors], consistency, pairs)
+
+    def state(self) -> dict[str, Tensor]:
+        """For a checkpoint; empty unless weights adapt."""
+        return {"means": self.temporal.means} if self.temporal and self.temporal.row.adaptive else {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
+        if self.temporal is not None and "means" in state:
+            self.temporal.means = state["means"].clone()
+
+    def _encode(self, sae: SAE, batch: Batch) -> Encoding:
+        if not self.recompute:
+            return sae.encoding(batch.x, batch.segments)
+        found: Encoding = checkpoint(sae.encoding, batch.x, batch.segments, use_reentrant=False)
+        return found
+
+
+def active_latents(sae: SAE, encoding: Encoding) -> Float[Tensor, "batch seq"]:
+    """Active latents of each token, differentiable with respect to learned thresholds."""
+    assert isinstance(sae.sparsifier, JumpReLU) and encoding.pre is not None, "check_plan refuses other sparsifiers"
+    return sae.sparsifier.count(encoding.pre)
 
 
 def kept_mean(values: Float[Tensor, "batch seq"], batch: Batch) -> Float[Tensor, ""]:
@@ -86,7 +156,11 @@ def squared_norm(error: Float[Tensor, "batch seq d_in"], batch: Batch) -> Float[
 
 
 def auxiliary(
-    sae: SAE, batch: Batch, residual: Float[Tensor, "batch seq d_in"], dead: Bool[Tensor, " d_sae"]
+    sae: SAE,
+    encoding: Encoding,
+    batch: Batch,
+    residual: Float[Tensor, "batch seq d_in"],
+    dead: Bool[Tensor, " d_sae"],
 ) -> Float[Tensor, ""]:
     """How badly the d_in / 2 dead latents with the largest pre-activations model what the others leave.
 
@@ -94,7 +168,7 @@ def auxiliary(
     whose pre-activation is negative for every token would get no gradient and stay dead.
     """
     latents = dead.nonzero().squeeze(-1)
-    pre = sae.pre_activations(batch.x, latents)
+    pre = sae.pre_activations(encoding, latents)
     k = max(1, sae.d_in // 2)
     if len(latents) > k:
         values, indices = pre.topk(k, dim=-1, sorted=False)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from stages.sae.model import SAE
-from stages.sae.variant import OptimizerRow
+from stages.sae.training_row import OptimizerRow
 from stages.train.randomness import generator_at
 
 NOISE_DECAY = 0.55
 """Exponent with which the variance of gradient noise falls with the steps (Neelakantan et al. 2015, eq. 1)."""
+
+
+class Prepared(NamedTuple):
+    """Gradients before a step."""
+
+    norm: Float[Tensor, ""]
+    """Norm of all of them before clipping."""
+    clipped: Float[Tensor, ""]
+    """Share of their entries that clipping changed."""
 
 
 class Optimiser:
@@ -23,13 +35,20 @@ class Optimiser:
     def __init__(self, row: OptimizerRow, sae: SAE, seed: int) -> None:
         self.sae = sae
         self.seed = seed
-        self.clip = row.clip
-        self.noise = row.noise
+        self.row = row
         self.parameters = dict(sae.named_parameters())
-        self.adam = torch.optim.Adam(self.parameters.values(), lr=row.lr, betas=(0.9, 0.999), fused=True)
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[row.name]
+        decays = {True: [], False: []}  # type: dict[bool, list[Tensor]]
+        for name, parameter in self.parameters.items():
+            decays[parameter.ndim > 1 and name != "W_dec"].append(parameter)
+        groups = [
+            {"params": decays[True], "weight_decay": row.weight_decay},
+            {"params": decays[False], "weight_decay": 0.0},
+        ]
+        self.adam = kind(groups, lr=row.lr, betas=(0.9, 0.999), fused=True)
 
     def step(self, lr: float) -> None:
-        """Apply the gradients that `backward` left, clipped if the row says so, and drop them."""
+        """Apply the gradients that `backward` left and drop them."""
         for group in self.adam.param_groups:
             group["lr"] = lr
         self.adam.step()
@@ -38,19 +57,27 @@ class Optimiser:
             self.sae.W_dec.div_(self.sae.W_dec.norm(dim=-1, keepdim=True))
 
     @torch.no_grad()
-    def prepare_gradients(self, step: int) -> Tensor:
-        """Project the decoder's gradient, clip, add noise; returns the norm of all gradients before clipping."""
+    def prepare_gradients(self, step: int) -> Prepared:
+        """Project the decoder's gradient, clip by norm and by value, add noise, as the row says."""
         gradient, rows = self.sae.W_dec.grad, self.sae.W_dec
         assert gradient is not None, "prepare_gradients comes after backward"
         parallel = torch.linalg.vecdot(gradient, rows).unsqueeze(-1)
         gradient.addcmul_(parallel, rows, value=-1)
         gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        if self.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.clip, norm)
-        if self.noise is not None and step < self.noise.steps:
-            self._add_noise(gradients, self.noise.scale / (1 + step) ** (NOISE_DECAY / 2), step)
-        return norm
+        clipped = torch.zeros_like(norm)
+        if self.row.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.row.clip, norm)
+            clipped = (norm > self.row.clip).to(norm.dtype)
+        if self.row.clip_value is not None:
+            limit = self.row.clip_value
+            beyond = torch.stack([(each.abs() > limit).sum() for each in gradients]).sum()
+            clipped = torch.maximum(clipped, beyond / sum(each.numel() for each in gradients))
+            torch.nn.utils.clip_grad_value_(self.parameters.values(), limit)
+        noise = self.row.noise
+        if noise is not None and step < noise.steps:
+            self._add_noise(gradients, noise.scale / (1 + step) ** (NOISE_DECAY / 2), step)
+        return Prepared(norm, clipped)
 
     def _add_noise(self, gradients: list[Tensor], scale: float, step: int) -> None:
         """Normal noise whose standard deviation is `scale` root mean squares of each parameter's gradient."""

@@ -88,7 +88,7 @@ def check_plan(config: TrainConfig, store: ActivationStore, layer: int) -> Train
         if value < 1:
             raise Problem(f"{size} is too small.", expected="at least 1", found=value, usage=True)
     _check_schedules(config)
-    if config.variant.sparsifier.kind == "topk" and config.k > config.d_sae:
+    if "topk" in config.variant.sparsifier.kind and config.k > config.d_sae:
         expected = f"at most d_sae = {config.d_sae}"
         raise Problem(f"{name}: k is above d_sae.", expected=expected, found=config.k, usage=True)
     if layer not in store.layers:
@@ -110,12 +110,13 @@ def check_plan(config: TrainConfig, store: ActivationStore, layer: int) -> Train
         )
     _check_statistics(store, layer)
     _check_pairs(config, store)
+    _check_parts(config, store, layer)
     return make_plan(config.steps, config.batch_rows * store.context)
 
 
 def _check_schedules(config: TrainConfig) -> None:
     """Refuse a number of steps that leaves a schedule unfinished or no time after it."""
-    for key, end in ends_of_schedules(config.variant).items():
+    for key, end in ends_of_schedules(config.variant, config.steps).items():
         if end > SCHEDULED_SHARE * config.steps:
             never = config.steps <= end
             fault = "would never end" if never else f"would take more than {SCHEDULED_SHARE:.0%} of the steps"
@@ -145,6 +146,23 @@ def _check_pairs(config: TrainConfig, store: ActivationStore) -> None:
                 found=f"none {np.flatnonzero(counts)[-1] + 1} apart or more",
                 do="harvest longer documents or a longer context, or give the scale the weight 0",
             )
+
+
+def _check_parts(config: TrainConfig, store: ActivationStore, layer: int) -> None:
+    """Refuse parts that do not go together, or whose numbers do not divide the store's or the profile's."""
+    row, parts = config.variant, config.variant.parts
+    d_in = store.layers[layer]
+    faults = {
+        "objective.l0 without a learned threshold": row.objective.l0 and row.sparsifier.kind != "jumprelu",
+        f"attention heads that do not divide d_in = {d_in}": parts.attention and d_in % parts.attention.heads,
+        f"heads times bottleneck of the prediction that do not divide d_sae = {config.d_sae}": parts.prediction
+        and config.d_sae % (parts.prediction.heads * parts.prediction.bottleneck),
+        f"more parts of a batch than its {config.batch_rows} sequences": row.batches.accumulate > config.batch_rows,
+        "stopping without held-out sequences": row.stopping and len(store.rows("heldout")) == 0,
+    }
+    for fault, found in faults.items():
+        if found:
+            raise Problem(f"{row.name} cannot be trained: {fault}.", where=store.path, do="change its row", usage=True)
 
 
 def _check_statistics(store: ActivationStore, layer: int) -> None:

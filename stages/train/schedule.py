@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from stages.sae.variant import Variant
@@ -58,8 +59,16 @@ class Boost:
         return self.factor + (1.0 - self.factor) * done
 
 
-def ends_of_schedules(variant: Variant) -> dict[str, int]:
-    """The step at which each schedule of a variant is over, by its key in the table. The final decay is not one."""
+def window_length(lengths: tuple[int, ...], step: int, steps: int) -> int:
+    """How long windows are at a step, counted from 0: each length for an equal share of the steps."""
+    return lengths[step * len(lengths) // steps] if lengths else sys.maxsize
+
+
+def ends_of_schedules(variant: Variant, steps: int) -> dict[str, int]:
+    """The step at which each schedule of a variant is over, by its key in the table.
+
+    The final decays, of the learning rate and of temporal weights, are not ones.
+    """
     objective, optimizer = variant.objective, variant.optimizer
     ends = {"optimizer.warmup": optimizer.warmup, "objective.l1_warmup": objective.l1_warmup}
     if objective.reconstruction_boost is not None:
@@ -67,6 +76,11 @@ def ends_of_schedules(variant: Variant) -> dict[str, int]:
         ends["objective.reconstruction_boost"] = boost.hold + boost.back
     if objective.temporal is not None:
         ends["objective.temporal"] = objective.temporal.delay + objective.temporal.ramp
+    if objective.pruning is not None:
+        ends["objective.pruning"] = round(objective.pruning.at[-1] * steps)
     if optimizer.noise is not None:
         ends["optimizer.noise"] = optimizer.noise.steps
+    lengths = variant.batches.lengths
+    if lengths:
+        ends["batches.lengths"] = next(s for s in range(steps) if window_length(lengths, s, steps) == lengths[-1])
     return ends

@@ -7,47 +7,18 @@ scales, and the window's Gram matrix gives their values: no difference of two co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from stages.sae.variant import ScaleRow, TemporalRow
+from stages.sae.objective_row import ScaleRow, TemporalRow
+from stages.train.quadratic import Quadratic, Quadratics, gradient_of, lags_of, laplacian, memory_of, same_document
 from stages.train.randomness import generator_at
 from stages.train.schedule import Ramp
 from store.problem import Problem
-
-
-@dataclass(frozen=True)
-class Quadratic:
-    """`factor * sum_t |(operator H)_t - offset_t initial|^2` with weighted latents, or a form with that gradient.
-
-    `gradient = 2 factor (operator H - offset initial)`: exact for the Laplacian of pairs; for a memory it is the
-    gradient towards codes that are pulled, as the memory itself is held constant.
-    """
-
-    kind: str
-    """`temporal` for pairs, `buffer` for memories."""
-    scale: str
-    """Name of the scale."""
-    operator: Float[Tensor, "batch seq seq"]
-    """Pairs: the Laplacian. Memory: identity minus the running mean, zero in rows that have no memory."""
-    factor: float
-    """Weight over the number of pairs, or of tokens with a memory."""
-    count: int
-    """That number."""
-    offset: Float[Tensor, "batch seq"] | None = None
-    """Share of a document's initial buffer in each memory; None for pairs."""
-    initial: Float[Tensor, " d_sae"] | None = None
-    """The initial buffer; None for pairs."""
-
-    @property
-    def name(self) -> str:
-        """Name of the loss term."""
-        return f"{self.kind}_{self.scale}"
 
 
 class LatentWeights(NamedTuple):
@@ -70,11 +41,14 @@ class Consistency(NamedTuple):
     """Where they come from."""
     latents: LatentWeights
     """How latents were weighted."""
+    factors: dict[str, Float[Tensor, ""]]
+    """What adaptive weights multiply each scale by; empty without them."""
 
     def gradient(self, codes: Float[Tensor, "batch seq d_sae"], scale: str) -> Float[Tensor, "batch seq d_sae"]:
         """The gradient of a scale's terms with respect to the codes."""
         parts = [q for q in self.quadratics if q.scale == scale]
-        return _gradient(codes.detach() * self.latents.weights, self.latents.weights, parts, [1.0] * len(parts))
+        factors = [self.factors.get(scale, 1.0)] * len(parts)
+        return gradient_of(codes.detach() * self.latents.weights, self.latents.weights, parts, factors)
 
     def loss(self, scale: str) -> Float[Tensor, ""]:
         """The sum of a scale's weighted terms."""
@@ -88,12 +62,15 @@ class Consistency(NamedTuple):
 class TemporalTerms:
     """The temporal part of a row of the table."""
 
-    def __init__(self, row: TemporalRow, seed: int) -> None:
+    def __init__(self, row: TemporalRow, seed: int, steps: int) -> None:
         self.row = row
         self.seed = seed
+        self.steps = steps
         self.ramp = Ramp(row.ramp)
         self.scales = [scale for scale in row.scales if scale.weight]
         """Scales that weigh something: a control has none."""
+        self.means = torch.zeros(1 + len(self.scales))
+        """Running means of the reconstruction loss and of each scale's weighted loss, for adaptive weights."""
 
     @property
     def names(self) -> list[str]:
@@ -102,13 +79,28 @@ class TemporalTerms:
         return [f"{kind}_{scale.name}" for kind in kinds for scale in self.scales]
 
     def strength_at(self, step: int) -> float:
-        """The factor of all temporal weights at a step: 0 during the delay, then the ramp."""
-        return self.ramp.at(step - self.row.delay) if step >= self.row.delay else 0.0
+        """The factor of all temporal weights at a step: 0 during the delay, then the ramp, then the decay."""
+        if step < self.row.delay:
+            return 0.0
+        return self.ramp.at(step - self.row.delay) * self._decayed(step - self.row.delay - self.row.ramp)
+
+    def _decayed(self, after: int) -> float:
+        """What is left of the weights so many steps after the ramp."""
+        decay = self.row.decay
+        if decay is None or after <= 0:
+            return 1.0
+        half_life = decay.half_life * (self.steps - self.row.delay - self.row.ramp)
+        return max(decay.floor, 0.5 ** (after / half_life))
 
     def __call__(
-        self, codes: Float[Tensor, "batch seq d_sae"], segments: Int[Tensor, "batch seq"], step: int
+        self,
+        codes: Float[Tensor, "batch seq d_sae"],
+        segments: Int[Tensor, "batch seq"],
+        step: int,
+        reconstruction: Float[Tensor, ""],
     ) -> Consistency | None:
-        """The terms at a step, counted from 0; None while they have no weight.
+        """The terms at a step, counted from 0; None while they have no weight. `reconstruction` is the loss that
+        adaptive weights compare with.
 
         Raises:
             Problem: a scale with weight has no pair in the batch.
@@ -120,9 +112,29 @@ class TemporalTerms:
         within = same_document(segments)
         quadratics = [self._pairs(scale, within, strength, codes.dtype) for scale in self.scales]
         if self.row.buffers is not None:
-            quadratics += self._memories(codes, within, strength, step, latents)
-        values = _Consistency.apply(codes, latents.weights, quadratics)
-        return Consistency(dict(zip((q.name for q in quadratics), values, strict=True)), quadratics, latents)
+            quadratics += self._memories(codes, within, step, strength, latents)
+        values = Quadratics.apply(codes, latents.weights, quadratics)
+        terms = dict(zip((q.name for q in quadratics), values, strict=True))
+        factors = self._factors(quadratics, terms, reconstruction.detach()) if self.row.adaptive else {}
+        terms = {q.name: terms[q.name] * factors[q.scale] if factors else terms[q.name] for q in quadratics}
+        return Consistency(terms, quadratics, latents, factors)
+
+    @torch.no_grad()
+    def _factors(
+        self, quadratics: Sequence[Quadratic], terms: Mapping[str, Tensor], reconstruction: Float[Tensor, ""]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """By scale, the factor that keeps its loss within the adaptive limit, after the running means took it in."""
+        assert self.row.adaptive is not None
+        order = [scale.name for scale in self.scales]
+        found = torch.zeros_like(self.means, device=reconstruction.device)
+        found[0] = reconstruction
+        for q in quadratics:
+            found[1 + order.index(q.scale)] += terms[q.name]
+        means = self.means.to(found)
+        self.means = torch.where(means > 0, means.lerp(found, self.row.adaptive.following), found)
+        allowed = self.row.adaptive.limit * self.means[0]
+        factors = (allowed / self.means[1:].clamp(min=torch.finfo(found.dtype).tiny)).clamp(max=1.0)
+        return dict(zip(order, factors, strict=True))
 
     def metrics(
         self,
@@ -157,21 +169,22 @@ class TemporalTerms:
                 found=f"{within.shape[0]} windows of {within.shape[1]} tokens without such a pair",
                 do="harvest longer documents or a longer context, or lower the scale's smallest lag",
             )
-        factor = strength * scale.weight / count
+        divisor = count if self.row.over_lags == "mean" else max(1, int(within.diagonal(dim1=1, dim2=2).sum()))
+        factor = strength * scale.weight / divisor
         return Quadratic("temporal", scale.name, laplacian(pairs.to(dtype)), factor, count)
 
     def _memories(
         self,
         codes: Float[Tensor, "batch seq d_sae"],
         within: Bool[Tensor, "batch seq seq"],
-        strength: float,
         step: int,
+        strength: float,
         latents: LatentWeights,
     ) -> list[Quadratic]:
         """The buffer terms. A buffer is reset at every document to new random values, so nothing outlives a batch."""
         row = self.row.buffers
         assert row is not None
-        mixing = row.mixing if strength < 1 else row.mixing_after
+        mixing = row.mixing if self.ramp.at(step - self.row.delay) < 1 else row.mixing_after
         generator = generator_at(self.seed, step, "buffers")
         found = []
         for scale in self.scales:
@@ -184,36 +197,6 @@ class TemporalTerms:
             factor = strength * scale.weight / count
             found.append(Quadratic("buffer", scale.name, operator, factor, count, offset, initial))
         return found
-
-
-def same_document(segments: Int[Tensor, "batch seq"]) -> Bool[Tensor, "batch seq seq"]:
-    """Which positions of a window share a document."""
-    return (segments[:, :, None] == segments[:, None]) & (segments >= 0)[:, :, None]
-
-
-def lags_of(within: Bool[Tensor, "batch seq seq"]) -> Int[Tensor, "seq seq"]:
-    """How far row t of such a matrix lies behind column s: t - s."""
-    position = torch.arange(within.shape[1], device=within.device)
-    return position[:, None] - position
-
-
-def laplacian(adjacency: Float[Tensor, "batch seq seq"]) -> Float[Tensor, "batch seq seq"]:
-    """Degree minus adjacency: `tr(H' L H)` is the sum of `|h_s - h_t|^2` over pairs."""
-    return torch.diag_embed(adjacency.sum(-1)) - adjacency
-
-
-def memory_of(
-    within: Bool[Tensor, "batch seq seq"], lag: int, mixing: float, dtype: torch.dtype
-) -> tuple[Float[Tensor, "batch seq seq"], Float[Tensor, "batch seq"]]:
-    """What a buffer holds at each token: weights of earlier codes of the document, and of its initial value.
-
-    The buffer starts anew with each document and takes in codes with a delay: at token t it is the running mean
-    `m <- (1 - mixing) m + mixing h` over the document's codes up to t - lag.
-    """
-    age = lags_of(within) - lag
-    earlier = within & (age >= 0)
-    memory = earlier * (mixing * (1 - mixing) ** age.clamp(min=0).to(dtype))
-    return memory, (1 - mixing) ** earlier.sum(-1).to(dtype)
 
 
 def latent_weights(
@@ -244,48 +227,3 @@ def latent_weights(
         case "variance_share":
             weights = share / variance.sum().clamp(min=tiny)
     return LatentWeights(weights, counted.to(codes.dtype).mean(), square.mean().sqrt())
-
-
-class _Consistency(torch.autograd.Function):
-    """Values of quadratics from the Gram matrix; their gradients, whatever their number, from one batched product."""
-
-    @staticmethod
-    def forward(ctx: Any, codes: Tensor, weights: Tensor, quadratics: Sequence[Quadratic]) -> tuple[Tensor, ...]:
-        weighted = codes * weights
-        gram = torch.bmm(weighted, codes.transpose(1, 2))
-        ctx.save_for_backward(weighted, weights)
-        ctx.quadratics = quadratics
-        return tuple(q.factor * _value(q, gram, weighted, weights) for q in quadratics)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        weighted, weights = ctx.saved_tensors
-        return _gradient(weighted, weights, ctx.quadratics, gradients), None, None
-
-
-def _value(q: Quadratic, gram: Float[Tensor, "batch seq seq"], weighted: Tensor, weights: Tensor) -> Float[Tensor, ""]:
-    """A quadratic's value but for its factor, from the Gram matrix of codes under the weights of latents."""
-    if q.offset is None or q.initial is None:
-        return (q.operator * gram).sum()
-    moved = torch.bmm(q.operator, gram)
-    projected = torch.bmm(q.operator, (weighted @ q.initial).unsqueeze(-1)).squeeze(-1)
-    square = q.offset.square().sum() * (weights * q.initial.square()).sum()
-    return (moved * q.operator).sum() - 2 * (q.offset * projected).sum() + square
-
-
-def _gradient(
-    weighted: Float[Tensor, "batch seq d_sae"],
-    weights: Float[Tensor, " d_sae"],
-    quadratics: Sequence[Quadratic],
-    gradients: Sequence[Tensor | float],
-) -> Float[Tensor, "batch seq d_sae"]:
-    """`sum_q gradient_q * 2 factor_q (operator_q H - offset_q initial_q)`, columns weighted."""
-    factors = [2 * q.factor * gradient for q, gradient in zip(quadratics, gradients, strict=True)]
-    operator = torch.zeros_like(quadratics[0].operator)
-    for factor, q in zip(factors, quadratics, strict=True):
-        operator += factor * q.operator
-    result = torch.bmm(operator, weighted)
-    for factor, q in zip(factors, quadratics, strict=True):
-        if q.offset is not None and q.initial is not None:
-            result.flatten(0, -2).addr_(q.offset.flatten() * factor, q.initial * weights, alpha=-1)
-    return result

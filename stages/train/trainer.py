@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from stages.sae.model import SAE
+from stages.sae.build import make_sae
 from stages.sae.normalisation import Normalisation
-from stages.sae.products import product
-from stages.sae.sparsifier import make_sparsifier
 from stages.train.config import TrainConfig
+from stages.train.measure import instruments, measure
 from stages.train.objective import Batch, Evaluated, Objective, squared_norm
 from stages.train.optimiser import Optimiser
 from stages.train.plan import TrainPlan
+from stages.train.pruning import Pruning
 from stages.train.randomness import rng_at
-from stages.train.schedule import LearningRate, Ramp
+from stages.train.schedule import LearningRate, Ramp, window_length
+from stages.train.stopping import Stopping
 from store.pairs import permutation_within_documents
 from store.windows import WindowBatch
 
@@ -26,117 +27,123 @@ from store.windows import WindowBatch
 class Trainer:
     """Everything that changes from step to step, all of it in `state`."""
 
-    def __init__(self, config: TrainConfig, plan: TrainPlan, normalisation: Normalisation) -> None:
-        """Initialise an SAE as the seed says."""
+    def __init__(self, config: TrainConfig, plan: TrainPlan, normalisation: Normalisation, context: int) -> None:
+        """Initialise an SAE as the seed says. `context` is the length of the store's sequences."""
         row = config.variant
-        self.seed = config.seed
-        self.permuted = row.control == "permuted"
+        self.config = config
+        self.row = row
         self.device = torch.device(plan.device)
         self.normalisation = normalisation
-        sae = SAE(len(normalisation.mean), config.d_sae, make_sparsifier(row.sparsifier, config.k))
-        sae.initialise(config.seed)
+        sae = make_sae(row, len(normalisation.mean), config.d_sae, config.k, context, config.seed)
         sae.products = getattr(torch, plan.products)
-        self.sae = sae.to(self.device)
-        self.objective = Objective(row.objective, config.seed)
+        self.sae = sae.to(self.device).train()
+        self.objective = Objective(row.objective, config.seed, config.steps, row.batches.recompute)
         self.optimiser = Optimiser(row.optimizer, self.sae, config.seed)
         self.learning_rate = LearningRate(
             row.optimizer.lr, Ramp(row.optimizer.warmup), row.optimizer.decay, config.steps
         )
-        self.dead_after = row.objective.dead_after_tokens
         self.silent_tokens = torch.zeros(config.d_sae, dtype=torch.int64, device=self.device)
         """Kept tokens that each latent has let pass since it last fired."""
         self.tokens = 0
         """Kept tokens seen."""
+        self.pruning = Pruning(row.objective.pruning, self.sae, config.steps)
+        self.stopping = Stopping(row.stopping)
 
     def step(self, step: int, windows: WindowBatch, measured: bool) -> dict[str, float]:
         """Do a step, counted from 0. Its metrics, or nothing unless they are to be measured: they cost a wait."""
         batch = self.batch(step, windows)
-        dead = self.silent_tokens >= self.dead_after
-        evaluated = self.objective(self.sae, batch, dead, step)
-        total = torch.stack(list(evaluated.terms.values())).sum()
-        total.backward()
-        gradient_norm = self.optimiser.prepare_gradients(step)
+        if step == 0:
+            self.sae.calibrate(batch.x, batch.segments)
+        dead = (self.silent_tokens >= self.row.objective.dead_after_tokens) & ~self.sae.pruned
+        parts = batch.parts(self.row.batches.accumulate)
+        evaluated = [self._accumulate(step, batch, part, dead) for part in parts]
+        prepared = self.optimiser.prepare_gradients(step)
         metrics: dict[str, float] = {}
         if measured:
-            metrics = self._measure(step, batch, evaluated, total, gradient_norm, dead)
+            metrics = measure(self.sae, self.objective, parts, evaluated, dead)
+            metrics |= {"grad_norm": prepared.norm.item(), "clipped": prepared.clipped.item()}
+            metrics |= {"lr": self.learning_rate.at(step)}
+            metrics |= instruments(self.sae) if self.row.instrumentation else {}
         self.optimiser.step(self.learning_rate.at(step))
-        self._count(batch, evaluated)
+        self.sae.follow()
+        self.pruning.after(step)
         return metrics
 
+    def _accumulate(self, step: int, batch: Batch, part: Batch, dead: Bool[Tensor, " d_sae"]) -> Evaluated:
+        """Add a part's gradients, by its share of the kept tokens, and count what fired in it."""
+        found = self.objective(self.sae, part, dead, step)
+        (found.total * (part.n_kept / max(1, batch.n_kept))).backward()
+        with torch.no_grad():
+            events = found.codes.events
+            self.tokens += part.n_kept
+            self.silent_tokens.add_(part.n_kept).masked_fill_(events.fired(part.keep), 0)
+            self.pruning.count(events, part.keep, part.n_kept)
+        return found
+
     def batch(self, step: int, windows: WindowBatch) -> Batch:
-        """Windows in normalised units; for the permuted control in random order within documents."""
-        keep = windows.document >= 0
+        """Windows in normalised units, as long as the row says at a step; for the permuted control in random order
+        within each document of a window."""
+        length = window_length(self.row.batches.lengths, step, self.config.steps)
+        segments = cut(windows.document, length)
+        x = windows.x
+        if self.row.control == "permuted":
+            order = permutation_within_documents(segments.numpy(), rng_at(self.config.seed, step, "permuted"))
+            x = x[torch.arange(len(x)).unsqueeze(1), torch.from_numpy(order)]
+        return self._normalised(x, segments)
+
+    def _normalised(self, x: Float[Tensor, "batch seq d_in"], segments: Tensor) -> Batch:
+        keep = segments >= 0
         n_kept = int(keep.sum())
         keep = keep.to(self.device)
-        x = windows.x
-        if self.permuted:
-            order = permutation_within_documents(windows.document.numpy(), rng_at(self.seed, step, "permuted"))
-            x = x[torch.arange(len(x)).unsqueeze(1), torch.from_numpy(order)]
-        x = self.normalisation.apply(x.to(self.device), keep)
-        return Batch(x, windows.document.to(self.device), keep, n_kept)
+        return Batch(self.normalisation.apply(x.to(self.device), keep), segments.to(self.device), keep, n_kept)
 
     @torch.no_grad()
-    def _count(self, batch: Batch, evaluated: Evaluated) -> None:
-        self.tokens += batch.n_kept
-        self.silent_tokens.add_(batch.n_kept).masked_fill_(evaluated.codes.fired(batch.keep), 0)
-
-    @torch.no_grad()
-    def _measure(
-        self,
-        step: int,
-        batch: Batch,
-        evaluated: Evaluated,
-        total: Float[Tensor, ""],
-        gradient_norm: Float[Tensor, ""],
-        dead: Tensor,
-    ) -> dict[str, float]:
-        """The step's metrics. Explained variance is centred on the mean of the store's train split, not the batch's."""
-        n_kept = max(1, batch.n_kept)
-        energy = batch.x.square().sum() / n_kept
-        l0 = (evaluated.codes.count() * batch.keep).sum() / n_kept
-        reconstruction = squared_norm(evaluated.error, batch)
-        values = {
-            "loss/total": total,
-            **{f"loss/{name}": term for name, term in evaluated.terms.items()},
-            "l0": l0,
-            "explained_variance": 1 - reconstruction / energy,
-            "dead_latents": dead.sum(),
-            "grad_norm": gradient_norm,
-            "input_energy": energy,
-            "encoder_bias": self.sae.b_enc.mean(),
-            **self._measure_temporal(batch, evaluated, reconstruction),
-        }
-        numbers = torch.stack([value.to(torch.float64) for value in values.values()]).tolist()
-        terms = {f"loss/{name}": 0.0 for name in self.objective.terms}
-        return {**terms, **dict(zip(values, numbers, strict=True)), "lr": self.learning_rate.at(step)}
-
-    def _measure_temporal(
-        self, batch: Batch, evaluated: Evaluated, reconstruction: Float[Tensor, ""]
-    ) -> dict[str, Float[Tensor, ""]]:
-        """Metrics of the temporal terms, relative to the reconstruction loss without its boost."""
-        temporal = self.objective.temporal
-        if temporal is None:
-            return {}
-        slope = evaluated.error * (2 / max(1, batch.n_kept) * batch.keep).unsqueeze(-1)
-        pull = product(slope.flatten(0, -2), self.sae.W_dec.T, self.sae.products).norm()
-        return temporal.metrics(evaluated.consistency, evaluated.codes.dense(), reconstruction, pull)
+    def held_out_loss(self, batches: Sequence[WindowBatch]) -> float:
+        """The reconstruction loss on windows that training does not see, as inference would encode them."""
+        self.sae.eval()
+        total, n_kept = 0.0, 0
+        for windows in batches:
+            batch = self._normalised(windows.x, windows.document)
+            error = batch.x - self.sae(batch.x, batch.segments)
+            total += squared_norm(error, batch).item() * batch.n_kept
+            n_kept += batch.n_kept
+        self.sae.train()
+        return total / max(1, n_kept)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, by name."""
-        return {
-            **{f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()},
-            **{f"optimiser.{name}": tensor for name, tensor in self.optimiser.state().items()},
-            "silent_tokens": self.silent_tokens,
-            "tokens": torch.tensor(self.tokens),
+        parts = {
+            "sae": self.sae.state_dict(),
+            "optimiser": self.optimiser.state(),
+            "pruning": self.pruning.state(),
+            "stopping": self.stopping.state(),
+            "objective": self.objective.state(),
         }
+        named = {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+        return {**named, "silent_tokens": self.silent_tokens, "tokens": torch.tensor(self.tokens)}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""
-        parts = {prefix: _below(state, prefix) for prefix in ("sae.", "optimiser.")}
-        self.sae.load_state_dict(parts["sae."])
-        self.optimiser.load_state(parts["optimiser."])
+        self.sae.load_state_dict(_below(state, "sae."))
+        self.optimiser.load_state(_below(state, "optimiser."))
+        self.pruning.load_state(_below(state, "pruning."))
+        self.stopping.load_state(_below(state, "stopping."))
+        self.objective.load_state(_below(state, "objective."))
         self.silent_tokens.copy_(state["silent_tokens"])
         self.tokens = int(state["tokens"])
+
+
+def cut(document: Tensor, length: int) -> Tensor:
+    """Segments of sequences that are cut into windows of a length: tokens share one only within document and window.
+
+    Positions stay those of the stored row, and no token is lost, as it would be at the end of shorter windows.
+    """
+    context = document.shape[1]
+    if length >= context:
+        return document
+    n_windows = -(-context // length)
+    window = torch.arange(context, dtype=document.dtype) // length
+    return torch.where(document >= 0, document * n_windows + window, document)
 
 
 def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

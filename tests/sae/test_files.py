@@ -67,7 +67,8 @@ def trained(sparsifier: Sparsifier, parts: PartsRow = NO_PARTS) -> tuple[SAE, No
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
         sae.W_enc.mul_(1.1)
         sae.pruned[:3] = True
-        sae.encode(x, document)  # running statistics and thresholds see a batch
+        sae.encode(x, document)
+        sae.follow()
     return sae.eval(), normalisation, raw
 
 

@@ -49,7 +49,7 @@ def test_topk_activates_at_most_k_and_the_largest() -> None:
 def test_pre_activations_of_some_latents(sparsifier: Sparsifier) -> None:
     sae, x = made(sparsifier), torch.randn(3, 4, 8)
     latents = torch.tensor([20, 3])
-    torch.testing.assert_close(sae.pre_activations(x, latents), (x @ sae.W_enc)[..., latents])
+    torch.testing.assert_close(sae.pre_activations(sae.encoding(x), latents), (x @ sae.W_enc)[..., latents])
 
 
 @settings(max_examples=30, deadline=None)

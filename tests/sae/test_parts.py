@@ -228,6 +228,7 @@ def test_batch_norm_against_torch_and_folded() -> None:
         theirs.weight.copy_(ours.gain)
     found = ours(pre, keep).pre
     torch.testing.assert_close(found[keep], theirs(pre[keep]))
+    ours.follow()
     torch.testing.assert_close(ours.mean, theirs.running_mean)
     factor, offset = ours.eval().affine()
     torch.testing.assert_close(ours(pre, keep).pre, pre * factor + offset)

@@ -62,7 +62,7 @@ def test_gradients_of_the_sparse_functions_are_right() -> None:
 def test_fast_path_equals_the_plain_one(sparsifier: Sparsifier, shape: tuple[int, ...]) -> None:
     fast, reference = make_sae(sparsifier), make_sae(sparsifier)
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
-    codes = fast.sparse_codes(x)
+    codes = fast.encoding(x).codes
     expected_codes, expected = plain(reference, x)
     reconstruction = fast.decode_sparse(codes)
     torch.testing.assert_close(codes.dense(), expected_codes, rtol=1e-5, atol=1e-5)
@@ -77,7 +77,7 @@ def test_fast_path_equals_the_plain_one(sparsifier: Sparsifier, shape: tuple[int
 def test_codes_count_and_sum_alike_in_both_forms(sparsifier: Sparsifier) -> None:
     sae = make_sae(sparsifier)
     x = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(5))
-    codes, dense = sae.sparse_codes(x), sae.encode(x)
+    codes, dense = sae.encoding(x).codes, sae.encode(x)
     keep = torch.rand(3, 4, generator=torch.Generator().manual_seed(6)) < 0.4
     torch.testing.assert_close(codes.total(), dense.sum(-1))
     assert torch.equal(codes.count(), (dense > 0).sum(-1))

@@ -48,7 +48,7 @@ def test_rows_of_the_table() -> None:
         (("optimizer", "lr"), float("nan"), "'optimizer.lr'", ""),
         (("optimizer", "decay"), 1.0, "'optimizer.decay'", "less than 1"),
         (("optimizer", "name"), "sgd", "'optimizer.name'", "'adam'"),
-        (("sparsifier", "kind"), "jump", "'sparsifier.kind'", "'relu' or 'topk'"),
+        (("sparsifier", "kind"), "jump", "'sparsifier.kind'", "'relu', 'topk', 'batchtopk' or 'jumprelu'"),
         (("optimizer",), "adam", "'optimizer'", ""),
     ],
 )
@@ -105,7 +105,7 @@ def test_temporal_rows_have_controls() -> None:
 @pytest.mark.parametrize(
     ("name", "what", "expected"),
     [
-        ("topk+no-temporal", "no temporal terms", "objective.temporal"),
+        ("topk+no-temporal", "no temporal terms or parts", "objective.temporal"),
         ("warmup2000+nothing", "no control 'nothing'", "warmup2000+no-temporal or warmup2000+permuted"),
         ("warmup2000+permuted+permuted", "no control", "warmup2000+permuted"),
         ("cooldown+permuted", "no variant 'cooldown", "warmup2000"),

@@ -11,7 +11,8 @@ import torch
 
 import store
 from stages.sae import Normalisation, Variant, find_variant, load_variants
-from stages.sae.variant import BoostRow, NoiseRow
+from stages.sae.objective_row import BoostRow
+from stages.sae.training_row import NoiseRow
 from stages.train import TrainConfig
 from store.manifest import StoreSpec
 from store.statistics import Statistics

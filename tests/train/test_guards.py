@@ -47,7 +47,7 @@ def test_l1_that_silences_every_latent(activations: store.ActivationStore, tmp_p
 
 
 def test_l1_far_too_small() -> None:
-    guard = CollapseGuard(small.variant("baseline", l1=1e-6), 32)
+    guard = CollapseGuard(small.variant("baseline", l1=1e-6), 32, 1000)
     with pytest.raises(Collapse, match="17 of 32") as death:
         guard.check(50, {**HEALTHY, "l0": 17.0})
     assert str(death.value.do).startswith("L1: weight 1e-06 is too small")
@@ -90,13 +90,13 @@ def test_activations_that_are_not_finite(tmp_path: Path, activations: store.Acti
 
 
 def test_a_healthy_run_passes() -> None:
-    guard = CollapseGuard(small.variant(), 32)
+    guard = CollapseGuard(small.variant(), 32, 1000)
     guard.check(0, HEALTHY)
     guard.check(1000, HEALTHY)
 
 
 def test_what_the_start_of_training_looks_like_is_no_collapse() -> None:
-    guard = CollapseGuard(small.variant(warmup=100), 32)
+    guard = CollapseGuard(small.variant(warmup=100), 32, 1000)
     start = {**HEALTHY, "explained_variance": -1.0, "l0": 17.0}
     guard.check(99, start)
     with pytest.raises(Collapse, match="17 of 32"):
@@ -117,7 +117,7 @@ def test_what_the_start_of_training_looks_like_is_no_collapse() -> None:
 )
 def test_signs_of_a_dead_run(sign: dict[str, float], diagnosis: str) -> None:
     with pytest.raises(Collapse) as death:
-        CollapseGuard(small.variant(), 32).check(50, {**HEALTHY, **sign})
+        CollapseGuard(small.variant(), 32, 1000).check(50, {**HEALTHY, **sign})
     assert str(death.value.do).startswith(diagnosis)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stages.sae import SAE
-from stages.sae.sparsifier import make_sparsifier
+from stages.sae.build import make_sparsifier
 from stages.train.objective import Batch, Objective
 from tests.train import small
 
@@ -28,7 +28,7 @@ def make_batch(seed: int = 0) -> Batch:
 
 def make_sae(kind: str) -> SAE:
     row = small.variant("topk" if kind == "topk" else "baseline").sparsifier
-    sae = SAE(D_IN, D_SAE, make_sparsifier(row, K))
+    sae = SAE(D_IN, D_SAE, make_sparsifier(row, K, D_SAE))
     sae.initialise(1)
     with torch.no_grad():
         for parameter in sae.parameters():
@@ -71,7 +71,7 @@ def test_terms_and_gradients_equal_the_literal_formulas(kind: str, n_dead: int) 
     dead = torch.zeros(D_SAE, dtype=torch.bool)
     dead[:n_dead] = True
     sae, batch, step = make_sae(kind), make_batch(), 1
-    evaluated = Objective(row, 0)(sae, batch, dead, step)
+    evaluated = Objective(row, 0, 100)(sae, batch, dead, step)
     literal_sae = make_sae(kind).double()
     expected = literal_loss(literal_sae, batch, kind, 0.04 * 2 / 4, 1 / 32, dead)
     assert evaluated.terms.keys() == expected.keys()
@@ -87,7 +87,7 @@ def test_terms_and_gradients_equal_the_literal_formulas(kind: str, n_dead: int) 
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])
 def test_tokens_that_are_not_kept_have_no_gradient(kind: str) -> None:
-    objective = Objective(small.variant("baseline").objective, 0)
+    objective = Objective(small.variant("baseline").objective, 0, 100)
     dead = torch.arange(D_SAE) < 5
     gradients = []
     for value in (0.0, 7.0):
@@ -107,7 +107,7 @@ def test_auxiliary_loss_revives_dead_latents(kind: str, aux: float) -> None:
     sae, batch = make_sae(kind), make_batch()
     with torch.no_grad():
         sae.b_enc[:12] = -3.0
-    objective = Objective(replace(small.variant("topk").objective, aux=aux), 0)
+    objective = Objective(replace(small.variant("topk").objective, aux=aux), 0, 100)
     adam = torch.optim.Adam(sae.parameters(), lr=0.02)
     dead = torch.arange(D_SAE) < 12
     assert not objective(sae, batch, dead, 0).codes.fired(batch.keep)[:12].any()
@@ -122,12 +122,12 @@ def test_auxiliary_loss_revives_dead_latents(kind: str, aux: float) -> None:
 
 
 def test_terms_without_weight_are_absent() -> None:
-    objective = Objective(replace(small.variant("topk").objective, aux=0.0), 0)
+    objective = Objective(replace(small.variant("topk").objective, aux=0.0), 0, 100)
     assert objective.terms == ["reconstruction"]
     terms = objective(make_sae("topk"), make_batch(), torch.ones(D_SAE, dtype=torch.bool), 0).terms
     assert list(terms) == ["reconstruction"]
 
 
 def test_l1_weight_ramps_over_its_warm_up() -> None:
-    objective = Objective(small.variant("baseline", l1=0.04, l1_warmup=4).objective, 0)
+    objective = Objective(small.variant("baseline", l1=0.04, l1_warmup=4).objective, 0, 100)
     assert [objective.l1_at(step) for step in (0, 1, 3, 100)] == pytest.approx([0.01, 0.02, 0.04, 0.04])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import store
 from stages.sae import load, load_variants
-from stages.sae.variant import BufferRow, ScaleRow, TemporalRow
+from stages.sae.objective_row import BufferRow, ScaleRow, TemporalRow
 from stages.train import train
 from stages.train.optimiser import Optimiser
 from stages.train.plan import make_plan
@@ -28,6 +28,7 @@ LATENTS = 7
 SCALES = (ScaleRow("short", (1, 2), 0.3), ScaleRow("medium", (3, 4), 0.2), ScaleRow("long", (5, 11), 0.1))
 ROW = TemporalRow(SCALES, 10, 5, "variance", 0.01, "mean_variance")
 ALL = 10_000
+ONE = torch.ones(())
 """A step at which the terms have their full weight."""
 
 
@@ -95,7 +96,7 @@ def test_terms_and_gradients_equal_literal_differences(seed: int) -> None:
     segments = documents(seed)
     codes = random_codes(seed, segments)
     row = replace(ROW, buffers=BufferRow(sigma=0.1, mixing=0.25, mixing_after=0.4))
-    found = TemporalTerms(row, seed)(codes, segments, ALL)
+    found = TemporalTerms(row, seed, ALL)(codes, segments, ALL, ONE)
     assert found is not None
     (gradient,) = torch.autograd.grad(sum(found.terms.values()), codes)
     literal = codes.detach().clone().requires_grad_()
@@ -108,7 +109,7 @@ def test_terms_and_gradients_equal_literal_differences(seed: int) -> None:
         assert found.pairs(scale.name) == count
         buffer = literal_buffer(literal, segments, scale.lags[0], 0.4, initial[scale.name], weights)
         expected[f"buffer_{scale.name}"] = scale.weight * buffer
-    assert found.terms.keys() == expected.keys() == set(TemporalTerms(row, seed).names)
+    assert found.terms.keys() == expected.keys() == set(TemporalTerms(row, seed, ALL).names)
     for name, term in found.terms.items():
         torch.testing.assert_close(term, expected[name].detach(), rtol=1e-9, atol=1e-12)
     (literal_gradient,) = torch.autograd.grad(sum(expected.values()), literal)
@@ -120,7 +121,7 @@ def test_each_term_has_its_own_gradient() -> None:
     """Whatever factor a caller gives each term, one product gives the gradient of their sum."""
     segments = documents(3)
     codes = random_codes(3, segments)
-    found = TemporalTerms(ROW, 0)(codes, segments, ALL)
+    found = TemporalTerms(ROW, 0, ALL)(codes, segments, ALL, ONE)
     assert found is not None
     factors = (2.0, -1.0, 0.5)
     total = sum(factor * term for factor, term in zip(factors, found.terms.values(), strict=True))
@@ -132,8 +133,11 @@ def test_each_term_has_its_own_gradient() -> None:
 def test_buffers_start_at_random_values_of_the_codes_size() -> None:
     segments, row = documents(0), replace(ROW, buffers=BufferRow(0.1, 0.25, 0.1))
     codes = torch.rand(*segments.shape, 4000)
-    found = TemporalTerms(row, 5)(codes, segments, ALL)
-    again, other = TemporalTerms(row, 5)(codes, segments, ALL), TemporalTerms(row, 5)(codes, segments, ALL + 1)
+    found = TemporalTerms(row, 5, ALL)(codes, segments, ALL, ONE)
+    again, other = (
+        TemporalTerms(row, 5, ALL)(codes, segments, ALL, ONE),
+        TemporalTerms(row, 5, ALL)(codes, segments, ALL + 1, ONE),
+    )
     assert found is not None and again is not None and other is not None
     size = float(codes[segments >= 0].square().mean().sqrt())
     first = found.quadratics[3].initial
@@ -144,9 +148,9 @@ def test_buffers_start_at_random_values_of_the_codes_size() -> None:
 def test_delay_then_ramp_then_full_weight() -> None:
     segments = documents(1)
     codes = random_codes(1, segments)
-    terms = TemporalTerms(ROW, 0)
+    terms = TemporalTerms(ROW, 0, ALL)
     assert [terms.strength_at(step) for step in (0, 9, 10, 12, 14, 15, ALL)] == pytest.approx([0, 0, 0.2, 0.6, 1, 1, 1])
-    assert terms(codes, segments, 9) is None
+    assert terms(codes, segments, 9, ONE) is None
     early, late = terms(codes, segments, 10), terms(codes, segments, ALL)
     assert early is not None and late is not None
     for name, term in late.terms.items():
@@ -156,7 +160,7 @@ def test_delay_then_ramp_then_full_weight() -> None:
 def test_mixing_changes_when_the_ramp_has_ended() -> None:
     segments, codes = documents(1), random_codes(1, documents(1))
     row = replace(ROW, buffers=BufferRow(0.1, 0.25, 0.1))
-    ramping, full = (TemporalTerms(row, 0)(codes, segments, step) for step in (13, 14))
+    ramping, full = (TemporalTerms(row, 0, ALL)(codes, segments, step, ONE) for step in (13, 14))
     assert ramping is not None and full is not None
     newest = [-found.quadratics[3].operator[0, 5, 4].item() for found in (ramping, full)]
     assert newest == pytest.approx([0.25, 0.1])
@@ -181,7 +185,7 @@ def test_literal_readings_of_variance_switch_the_terms_off() -> None:
     assert read.weights @ variance == pytest.approx(float(variance.sum()), rel=1e-2)
     assert share.weights.sum() == pytest.approx(1, rel=1e-4)
     assert read.counted > 0.9 and absolute.counted == 0 and not absolute.weights.any()
-    found = TemporalTerms(replace(ROW, threshold_unit="normalised"), 0)(codes.requires_grad_(), segments, ALL)
+    found = TemporalTerms(replace(ROW, threshold_unit="normalised"), 0, ALL)(codes.requires_grad_(), segments, ALL, ONE)
     assert found is not None and sum(found.terms.values()) == 0
 
 
@@ -195,7 +199,7 @@ def test_equal_weights_count_every_latent_alike() -> None:
 def test_a_batch_without_pairs_is_refused() -> None:
     segments = torch.arange(12, dtype=torch.int32).repeat(2, 1)
     with pytest.raises(Problem, match="'short' has weight but saw no pairs"):
-        TemporalTerms(ROW, 0)(torch.rand(2, 12, LATENTS), segments, ALL)
+        TemporalTerms(ROW, 0, ALL)(torch.rand(2, 12, LATENTS), segments, ALL, ONE)
 
 
 def test_a_store_without_pairs_is_refused_before_the_first_step(
@@ -210,7 +214,9 @@ def test_a_store_without_pairs_is_refused_before_the_first_step(
 def test_gradient_noise_fades_and_ends() -> None:
     row = small.temporal(delay=5).optimizer
     config = small.config(small.temporal())
-    sae = Trainer(config, make_plan(1, 1), small.Normalisation(torch.zeros(64, dtype=torch.float64), 1.0)).sae
+    sae = Trainer(
+        config, make_plan(1, 1), small.Normalisation(torch.zeros(64, dtype=torch.float64), 1.0), small.CONTEXT
+    ).sae
     optimiser = Optimiser(replace(row, clip=None), sae, seed=0)
 
     def noise(step: int) -> Tensor:

@@ -104,7 +104,7 @@ def test_products_in_bfloat16_keep_parameters_in_float32(activations: store.Acti
         plan = make_plan(30, 48)
         plan = type(plan)(**{**vars(plan), "products": products})
         normalisation = small.normalisation(statistics)
-        trainer = Trainer(config, plan, normalisation)
+        trainer = Trainer(config, plan, normalisation, small.CONTEXT)
         windows = activations.windows(small.LAYER, "train", 4, 0)
         metrics = [trainer.step(step, windows.batch(step), measured=True) for step in range(5)]
         assert all(parameter.dtype == torch.float32 for parameter in trainer.sae.parameters())
@@ -115,7 +115,9 @@ def test_products_in_bfloat16_keep_parameters_in_float32(activations: store.Acti
 
 def test_metrics_say_what_they_measure(activations: store.ActivationStore) -> None:
     config = small.config(small.variant("baseline"))
-    trainer = Trainer(config, make_plan(30, 48), small.normalisation(activations.statistics(small.LAYER)))
+    trainer = Trainer(
+        config, make_plan(30, 48), small.normalisation(activations.statistics(small.LAYER)), small.CONTEXT
+    )
     windows = activations.windows(small.LAYER, "train", 4, 0).batch(0)
     batch = trainer.batch(0, windows)
     with torch.no_grad():

@@ -1,0 +1,101 @@
+"""What the log says of a step."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from stages.sae.model import SAE
+from stages.sae.products import product
+from stages.train.objective import Batch, Evaluated, Objective, squared_norm
+from stages.train.terms import width_of
+
+
+@torch.no_grad()
+def measure(
+    sae: SAE,
+    objective: Objective,
+    parts: Sequence[Batch],
+    evaluated: Sequence[Evaluated],
+    dead: Bool[Tensor, " d_sae"],
+) -> dict[str, float]:
+    """The metrics of a step: of its parts the mean by kept tokens, of pairs the sum.
+
+    Explained variance is centred on the mean of the store's train split, not the batch's.
+    """
+    n_kept = max(1, sum(part.n_kept for part in parts))
+    sums: dict[str, Float[Tensor, ""]] = {}
+    for part, found in zip(parts, evaluated, strict=True):
+        for name, value in _of_part(sae, objective, part, found).items():
+            weight = 1.0 if "pairs" in name else part.n_kept / n_kept
+            sums[name] = sums.get(name, 0.0) + weight * value.to(torch.float64)
+    energy = sums["input_energy"]
+    for name in [name for name in sums if name.endswith("unexplained")]:
+        sums[name.replace("unexplained", "explained_variance")] = 1 - sums.pop(name) / energy
+    sums |= {"dead_latents": (dead | sae.pruned).sum(), "encoder_bias": sae.b_enc.mean()}
+    if objective.row.pruning is not None:
+        sums["pruned_latents"] = sae.pruned.sum()
+    first = 0
+    for index, level in enumerate(objective.row.levels):
+        last = width_of(level.share, sae.d_sae)
+        sums[f"level/{index}_dead_share"] = (dead | sae.pruned)[first:last].double().mean()
+        first = last
+    numbers = torch.stack([value.to(torch.float64) for value in sums.values()]).tolist()
+    terms = {f"loss/{name}": 0.0 for name in objective.terms}
+    return {**terms, **dict(zip(sums, numbers, strict=True))}
+
+
+def _of_part(sae: SAE, objective: Objective, batch: Batch, found: Evaluated) -> dict[str, Float[Tensor, ""]]:
+    n_kept = max(1, batch.n_kept)
+    events = found.codes.events
+    values = {
+        "loss/total": found.total,
+        **{f"loss/{name}": term for name, term in found.terms.items()},
+        "l0": (events.count() * batch.keep).sum() / n_kept,
+        "unexplained": squared_norm(found.error, batch),
+        "input_energy": batch.x.square().sum() / n_kept,
+    }
+    if events is not found.codes:
+        values["l0_codes"] = (found.codes.count() * batch.keep).sum() / n_kept
+    if objective.row.contrast is not None:
+        values["contrast_pairs"] = torch.tensor(found.pairs)
+    if objective.row.levels:
+        values |= _of_levels(sae, objective, batch, found)
+    if objective.temporal is not None:
+        slope = found.error * (2 / n_kept * batch.keep).unsqueeze(-1)
+        pull = product(slope.flatten(0, -2), sae.W_dec.T, sae.products).norm()
+        reconstruction = values["unexplained"]
+        values |= objective.temporal.metrics(found.consistency, found.codes.dense(), reconstruction, pull)
+    return values
+
+
+def _of_levels(sae: SAE, objective: Objective, batch: Batch, found: Evaluated) -> dict[str, Float[Tensor, ""]]:
+    """For each level the active latents that it adds, and what it and those before it leave of the inputs."""
+    values, first = {}, 0
+    active = (found.codes.events.dense() > 0) & batch.keep.unsqueeze(-1)
+    for index, (level, error) in enumerate(zip(objective.row.levels, found.errors, strict=True)):
+        last = width_of(level.share, sae.d_sae)
+        values[f"level/{index}_l0"] = active[..., first:last].sum() / max(1, batch.n_kept)
+        values[f"level/{index}_unexplained"] = squared_norm(error, batch)
+        first = last
+    return values
+
+
+@torch.no_grad()
+def instruments(sae: SAE) -> dict[str, float]:
+    """Gradient norm of every parameter before the step; norm, mean and spread of every parameter of a part; memory."""
+    found: dict[str, Tensor | float] = {}
+    for name, parameter in sae.named_parameters():
+        if parameter.grad is not None:
+            found[f"gradient/{name}"] = parameter.grad.norm()
+        if "." in name:
+            found[f"part/{name}_norm"] = parameter.norm()
+            found[f"part/{name}_mean"] = parameter.mean()
+            found[f"part/{name}_std"] = parameter.std(correction=0)
+    found["not_finite"] = torch.stack([(~parameter.isfinite()).sum() for parameter in sae.parameters()]).sum()
+    found["memory_peak"] = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return {name: float(value) for name, value in found.items()}
