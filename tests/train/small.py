@@ -106,6 +106,30 @@ def temporal(name: str = "warmup2000", delay: int = 3, ramp: int = 4, weight: fl
     return find_variant({row.name: row}, name)
 
 
+def scaled(row: Variant, steps: int = 40) -> Variant:
+    """A row of the table with schedules, lags and windows that fit `steps` steps on these sequences."""
+
+    def early(number: int, most: int) -> int:
+        return min(number, most)
+
+    objective, optimizer = row.objective, row.optimizer
+    if objective.temporal is not None:
+        lags = [(1, 2), (3, 5), (6, 10)][: len(objective.temporal.scales)]
+        scales = tuple(replace(scale, lags=lag) for scale, lag in zip(objective.temporal.scales, lags, strict=True))
+        delay, ramp = early(objective.temporal.delay, steps // 8), early(objective.temporal.ramp, steps // 8)
+        temporal = replace(objective.temporal, scales=scales, delay=delay, ramp=ramp)
+        objective = replace(objective, temporal=temporal)
+    if objective.reconstruction_boost is not None:
+        objective = replace(objective, reconstruction_boost=BoostRow(2.0, steps // 8, steps // 8))
+    objective = replace(objective, l1_warmup=early(objective.l1_warmup, steps // 8), dead_after_tokens=300)
+    noise = None if optimizer.noise is None else replace(optimizer.noise, steps=steps // 8)
+    optimizer = replace(optimizer, warmup=early(optimizer.warmup, steps // 8), noise=noise, lr=3e-3)
+    stopping = None if row.stopping is None else replace(row.stopping, every=5, patience=2, not_before=steps // 4)
+    batches = row.batches
+    batches = replace(batches, lengths=(8, 10, 12) if batches.lengths else (), accumulate=early(batches.accumulate, 2))
+    return replace(row, objective=objective, optimizer=optimizer, stopping=stopping, batches=batches)
+
+
 def killed_config(kind: str) -> TrainConfig:
     """The training of the tests that kill it: dead latents come and go, so that every counter matters."""
     numbers = {"lr": 3e-3, "dead_after_tokens": 300}

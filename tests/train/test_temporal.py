@@ -151,7 +151,7 @@ def test_delay_then_ramp_then_full_weight() -> None:
     terms = TemporalTerms(ROW, 0, ALL)
     assert [terms.strength_at(step) for step in (0, 9, 10, 12, 14, 15, ALL)] == pytest.approx([0, 0, 0.2, 0.6, 1, 1, 1])
     assert terms(codes, segments, 9, ONE) is None
-    early, late = terms(codes, segments, 10), terms(codes, segments, ALL)
+    early, late = terms(codes, segments, 10, ONE), terms(codes, segments, ALL, ONE)
     assert early is not None and late is not None
     for name, term in late.terms.items():
         torch.testing.assert_close(early.terms[name], 0.2 * term)
