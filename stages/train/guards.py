@@ -101,10 +101,10 @@ class CollapseGuard:
                 f"temporal terms: they pulled the codes {self.pull:.3g} times as hard as the reconstruction loss did. "
                 "Lower the weights of objective.temporal; 0.01 for the shortest scale is usual"
             )
-        if metrics["l0"] > LARGEST_SHARE * self.d_sae and self.variant.sparsifier.kind == "relu":
-            return f"L1: weight {l1:g} is too small to make codes sparse. Raise objective.l1; 0.04 is usual"
         if lr > 1e-2 or not math.isfinite(metrics["loss/total"]):
             return f"learning rate: {lr:.3g} moves weights of size 1 too far a step. Lower optimizer.lr; 3e-4 is usual"
+        if metrics["l0"] > LARGEST_SHARE * self.d_sae and self.variant.sparsifier.kind == "relu":
+            return f"L1: weight {l1:g} is too small to make codes sparse. Raise objective.l1; 0.04 is usual"
         if metrics["l0"] < SMALLEST_L0:
             bias = metrics["encoder_bias"]
             return f"threshold: the encoder's biases have the mean {bias:.3g} and silence every latent"
