@@ -32,6 +32,9 @@ DEFINITIONS = "tsae-pipeline, by the definitions of SAEBench 0.6.0"
 DECIMALS = 10
 """To which SAEBench rounds the metrics of single latents."""
 
+SILENT_L0, SILENT_ALIVE = 1.0, 0.2
+"""Active latents a token, and share of latents alive, below which a level has collapsed."""
+
 CATEGORIES = {
     "model_behavior_preservation": ("kl_div_score", "kl_div_with_ablation", "kl_div_with_sae"),
     "model_performance_preservation": (
@@ -131,7 +134,8 @@ class Evaluation:
         }
 
     def summary(self) -> dict[str, float | int | None]:
-        """Flat numbers. Explained variances are all named in full; a number that does not exist is None."""
+        """Flat numbers; one that does not exist is None. Explained variances are all named in full. `l0` counts events,
+        `l0_codes` (SAEBench's) what the decoder reads: they differ where codes are dense by construction."""
         variance, splicing = self.variance.scalars, self.splicing.scalars
         errors = {f"{name}_se": value for name, value in self.splicing.errors.items()}
         numbers = {
@@ -141,11 +145,17 @@ class Evaluation:
             "explained_variance_centred": variance["explained_variance_centred"],
             "explained_variance_saebench": variance["explained_variance"],
             "explained_variance_legacy": variance["explained_variance_legacy"],
-            "l0": variance["l0"],
+            "l0": variance["l0_events"],
+            "l0_codes": variance["l0"],
             "latents": len(self.variance.density),
             "dead_latents": self.variance.dead_latents,
             "cossim": variance["cossim"],
             "l2_ratio": variance["l2_ratio"],
+            **{
+                f"level{i}_{name}": value
+                for i, level in enumerate(self.variance.levels)
+                for name, value in level.items()
+            },
             **splicing,
             **errors,
             **self.temporal.summary(),
@@ -166,6 +176,7 @@ def facts(summary: dict[str, float | int | None]) -> dict[str, object]:
         "steps": f"{number('steps_done', ',')} of {number('steps_planned', ',')}",
         "explained variance": f"{number('explained_variance_centred', '.4f')} (centred, heldout)",
         "L0": number("l0", ".1f"),
+        **levels(summary),
         "dead latents": f"{number('dead_latents', ',')} of {number('latents', ',')}",
         "CE score": f"{number('ce_loss_score', '.4f')} ± {number('ce_loss_score_se', '.4f')}",
         "KL score": f"{number('kl_div_score', '.4f')} ± {number('kl_div_score_se', '.4f')}",
@@ -177,6 +188,17 @@ def facts(summary: dict[str, float | int | None]) -> dict[str, object]:
         "tokens": f"{number('variance_tokens', ',')} for variance and sparsity, "
         f"{number('reconstruction_tokens', ',')} others through the language model",
     }
+
+
+def levels(summary: dict[str, float | int | None]) -> dict[str, str]:
+    """The latents that each Matryoshka level adds, what it explains with those before it, and whether it is silent."""
+    found: dict[str, str] = {}
+    while f"level{len(found)}_l0" in summary:
+        names = (f"level{len(found)}_{name}" for name in ("l0", "alive", "explained_variance_centred"))
+        l0, alive, explained = (value if (value := summary[name]) is not None else math.nan for name in names)
+        collapsed = ", collapsed" if l0 < SILENT_L0 or alive < SILENT_ALIVE else ""
+        found[f"level {len(found) + 1}"] = f"L0 {l0:.1f}, {alive:.0%} alive, explains {explained:.4f}{collapsed}"
+    return found
 
 
 def finite(value: float) -> float:

@@ -151,9 +151,11 @@ def _evaluate_layer(
     begun = time.monotonic()
     device = next(lm.model.parameters()).device
     saes = {task.key: task.trained.load().to(device) for task in tasks}
-    variances = sparsity_variance(saes, store, layer, batches.variance, progress)
+    levels = {task.key: task.trained.levels for task in tasks}
+    blueprints = {task.key: task.trained.blueprint for task in tasks}
+    variances = sparsity_variance(saes, store, layer, batches.variance, progress, levels)
     firings = {name: variance.firings for name, variance in variances.items()}
-    temporals = temporal(saes, firings, store, layer, batches.variance, progress)
+    temporals = temporal(saes, blueprints, firings, store, layer, batches.variance, progress)
     splicings = reconstruction(saes, Splice(lm, layer), store, batches.reconstruction, progress)
     seconds = round(time.monotonic() - begun, 1)
     model = {

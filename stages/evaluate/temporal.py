@@ -21,7 +21,8 @@ from stages.evaluate.consistency import SCALES, Lags, groups_of
 from stages.evaluate.measure import Measure
 from stages.evaluate.segments import Segments
 from stages.evaluate.signals import CODES, UNTRAINED, ActivationMeters, Batch, CodeMeters
-from stages.evaluate.untrained import count_firings, kind, untrained
+from stages.evaluate.untrained import count_firings, untrained
+from stages.sae.build import Blueprint
 from stages.sae.model import SAE
 from stages.sae.normalisation import Normalisation
 from store import ActivationStore
@@ -76,6 +77,7 @@ class Temporal:
 @torch.no_grad()
 def temporal(
     saes: Mapping[str, SAE],
+    blueprints: Mapping[str, Blueprint],
     firings: Mapping[str, Float[Tensor, " d_sae"]],
     store: ActivationStore,
     layer: int,
@@ -84,13 +86,15 @@ def temporal(
 ) -> dict[str, Temporal]:
     """Encode the stored activations of `batches` of rows in their order and permuted; by name, each SAE's metrics.
 
-    `firings` counts the kept tokens at which each latent is above 0. The activations are measured once, and one
-    untrained SAE stands for all SAEs of an architecture and sizes.
+    `firings` counts the kept tokens at which each latent fires. The activations are measured once, and one
+    untrained SAE stands for all SAEs of a blueprint.
     """
     device = next(iter(saes.values())).W_dec.device
     statistics = store.statistics(layer)
     normalisation = Normalisation(torch.tensor(statistics.mean), statistics.scale)
-    references = {kind(sae): untrained(sae, normalisation).to(device) for sae in saes.values()}
+    raw = store.read(layer, batches[0]).to(device).float()
+    document = torch.as_tensor(store.document(batches[0])).to(device)
+    references = {each: untrained(each, normalisation, raw, document) for each in set(blueprints.values())}
     reference_firings = count_firings(references, store, layer, batches, progress)
     lags = Lags.of([Segments(store.document(rows), device).pairs for rows in batches])
     meters = {name: CodeMeters(CODES, sae, firings[name], lags) for name, sae in saes.items()}
@@ -110,6 +114,6 @@ def temporal(
     shared = inputs.finish()
     measured = {key: meter.finish() for key, meter in others.items()}
     return {
-        name: Temporal(lags, rows, meter.finish() | measured[kind(saes[name])] | shared)
+        name: Temporal(lags, rows, meter.finish() | measured[blueprints[name]] | shared)
         for name, meter in meters.items()
     }

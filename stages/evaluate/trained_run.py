@@ -7,8 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from stages.sae.build import Blueprint
 from stages.sae.files import load
 from stages.sae.model import SAE
+from stages.sae.objective_row import width_of
+from stages.sae.variant import Variant
 from store import ActivationStore
 from store.files import digest, file_sha256
 from store.problem import Problem
@@ -90,6 +95,18 @@ class TrainedRun:
                 found=self.layer,
             )
 
+    @property
+    def blueprint(self) -> Blueprint:
+        """What the SAE was before training."""
+        facts = self.facts
+        row = TypeAdapter(Variant).validate_python(facts["row"])
+        return Blueprint.of(row, facts["d_in"], facts["d_sae"], facts["k"] or 1, facts["context"])
+
+    @property
+    def levels(self) -> list[int]:
+        """How many latents each Matryoshka level uses."""
+        return [width_of(level["share"], self.facts["d_sae"]) for level in self.facts["row"]["objective"]["levels"]]
+
     def load(self) -> SAE:
         """The SAE, working on raw activations."""
-        return load(self.folder / SAE_FOLDER).eval()
+        return load(self.folder / SAE_FOLDER)

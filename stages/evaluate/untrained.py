@@ -3,45 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from stages.sae.files import fold
+from stages.sae.build import Blueprint
+from stages.sae.files import for_raw
 from stages.sae.model import SAE
 from stages.sae.normalisation import Normalisation
-from stages.sae.sparsifier import Sparsifier
 from store import ActivationStore
 from store.progress import SILENT, Progress
 
 SEED = 0
-
-Kind = tuple[Sparsifier, int, int]
-"""What an untrained SAE has in common with a trained one: the sparsifier, d_in and d_sae."""
+Key = TypeVar("Key")
 
 
-def kind(sae: SAE) -> Kind:
-    """SAEs of one kind share an untrained SAE."""
-    return sae.sparsifier, sae.d_in, sae.d_sae
-
-
-def untrained(sae: SAE, normalisation: Normalisation) -> SAE:
-    """An SAE of the same kind, as training would begin with it, for raw activations."""
-    fresh = SAE(sae.d_in, sae.d_sae, sae.sparsifier)
-    fresh.initialise(SEED)
-    return fold(fresh, normalisation).eval()
+@torch.no_grad()
+def untrained(
+    blueprint: Blueprint,
+    normalisation: Normalisation,
+    raw: Float[Tensor, "batch seq d_in"],
+    document: Int[Tensor, "batch seq"],
+) -> SAE:
+    """An SAE as training would begin with it, for raw activations. What training measures on its first batch
+    (thresholds, statistics) is measured on `raw`."""
+    fresh = blueprint.make(SEED).to(raw.device)
+    x = normalisation.apply(raw, document >= 0)
+    fresh.calibrate(x, document)
+    fresh.encode(x, document)
+    fresh.follow()
+    return for_raw(fresh.eval(), normalisation)
 
 
 def count_firings(
-    saes: Mapping[Kind, SAE],
+    saes: Mapping[Key, SAE],
     store: ActivationStore,
     layer: int,
     batches: Sequence[np.ndarray],
     progress: Progress = SILENT,
-) -> dict[Kind, Float[Tensor, " d_sae"]]:
-    """By key, at how many kept tokens each latent is above 0."""
+) -> dict[Key, Float[Tensor, " d_sae"]]:
+    """By key, at how many kept tokens each latent fires."""
     counts = {key: torch.zeros(sae.d_sae, dtype=torch.float64) for key, sae in saes.items()}
     progress.start("firings of untrained SAEs", len(batches), "batches")
     for rows in batches:
@@ -49,7 +53,7 @@ def count_firings(
         x = store.read(layer, rows).float()
         for key, sae in saes.items():
             device = sae.W_dec.device
-            codes = sae.encode(x.to(device), segments=document.to(device))
-            counts[key] += (codes[document.to(device) >= 0] > 0).sum(dim=0).cpu()
+            events = sae.encoding(x.to(device), segments=document.to(device)).codes.events
+            counts[key] += events.firings(document.to(device) >= 0).cpu()
         progress.advance(1)
     return counts

@@ -64,7 +64,10 @@ class InputMoments:
 class VarianceMeter:
     """Sums of one SAE's sparsity and variance metrics."""
 
-    def __init__(self, d_sae: int) -> None:
+    def __init__(self, d_sae: int, levels: Sequence[int] = ()) -> None:
+        """`levels` are the numbers of latents that Matryoshka levels use, from the first one on."""
+        self.levels = levels
+        self.level_residuals = [0.0] * len(levels)
         self.tokens = 0
         self.sums: dict[str, float] = {}
         self.bias: list[float] = []
@@ -73,9 +76,13 @@ class VarianceMeter:
         self.fired_rows = torch.zeros(d_sae, dtype=torch.float64)
 
     def add(
-        self, inputs: Inputs, codes: Float[Tensor, "batch seq d_sae"], output: Float[Tensor, "batch seq d"]
+        self,
+        inputs: Inputs,
+        codes: Float[Tensor, "batch seq d_sae"],
+        events: Float[Tensor, "batch seq d_sae"],
+        output: Float[Tensor, "batch seq d"],
     ) -> None:
-        """Count one batch: `codes` and `output` are the SAE's, for every position of the batch."""
+        """Count one batch: `codes`, their `events` and `output` are the SAE's, for every position of the batch."""
         x, y, kept_codes = inputs.x, output[inputs.keep], codes[inputs.keep]
         y_norm = y.norm(dim=-1)
         product = (x * y).sum(dim=-1)
@@ -85,6 +92,7 @@ class VarianceMeter:
             "l2_norm_out": y_norm,
             "l2_ratio": y_norm / inputs.norm.where(inputs.norm >= SMALL_NORM, torch.ones_like(inputs.norm)),
             "l0": (kept_codes != 0).sum(dim=-1),
+            "l0_events": (events[inputs.keep] > 0).sum(dim=-1),
             "l1": kept_codes.sum(dim=-1),
             "mse": residual / inputs.tokens,
             "cossim": product / (inputs.norm * y_norm),
@@ -98,9 +106,15 @@ class VarianceMeter:
         squares_mean = float(y_norm.double().square().mean())
         self.bias.append(squares_mean / product_mean if product_mean else math.nan)
         self.batch_residual.append(float(residual.double().mean()))
-        fired = (codes > 0) & inputs.keep[..., None]
+        fired = (events > 0) & inputs.keep[..., None]
         self.fired_tokens += fired.sum(dim=(0, 1)).cpu()
         self.fired_rows += fired.any(dim=1).sum(dim=0).cpu()
+
+    def add_levels(self, inputs: Inputs, codes: Float[Tensor, "batch seq d_sae"], sae: SAE) -> None:
+        """Count what each level leaves of one batch."""
+        for i, width in enumerate(self.levels):
+            output = sae.decode(codes * (torch.arange(codes.shape[-1], device=codes.device) < width))
+            self.level_residuals[i] += float((inputs.x - output[inputs.keep]).square().sum(dtype=torch.float64))
 
     def finish(self, moments: InputMoments) -> Variance:
         """The metrics of everything counted so far."""
@@ -113,7 +127,18 @@ class VarianceMeter:
             tokens=self.tokens,
             density=self.fired_tokens / self.tokens,
             consistency=self.fired_tokens / self.fired_rows,
+            levels=self._finished_levels(moments),
         )
+
+    def _finished_levels(self, moments: InputMoments) -> list[dict[str, float]]:
+        density, first, found = self.fired_tokens / self.tokens, 0, []
+        for width, residual in zip(self.levels, self.level_residuals, strict=True):
+            own = density[first:width]
+            explained = 1 - residual / moments.centred_squares
+            alive = float((own > 0).double().mean())
+            found.append({"l0": float(own.sum()), "alive": alive, "explained_variance_centred": explained})
+            first = width
+        return found
 
 
 @dataclass(frozen=True)
@@ -131,6 +156,9 @@ class Variance:
     """Share of the kept tokens at which a latent is > 0."""
     consistency: Float[Tensor, " d_sae"]
     """Tokens over rows at which a latent is > 0 (SAEBench's consistent_activation_heuristic); NaN if dead."""
+    levels: list[dict[str, float]]
+    """For each Matryoshka level the active latents and the share alive of those that it adds, and the explained
+    variance with those before it."""
 
     @property
     def firings(self) -> Float[Tensor, " d_sae"]:
@@ -150,12 +178,13 @@ def sparsity_variance(
     layer: int,
     batches: Sequence[np.ndarray],
     progress: Progress = SILENT,
+    levels: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Variance]:
     """Encode and decode the stored activations of `batches` of rows with every SAE; by name, its metrics.
 
-    The activations of a batch are read once. No language model is needed.
+    The activations of a batch are read once. No language model is needed. `levels` are those of Matryoshka SAEs.
     """
-    meters = {name: VarianceMeter(sae.W_dec.shape[0]) for name, sae in saes.items()}
+    meters = {name: VarianceMeter(sae.W_dec.shape[0], (levels or {}).get(name, ())) for name, sae in saes.items()}
     device = next(iter(saes.values())).W_dec.device
     moments = InputMoments(store.layers[layer])
     progress.start("variance and sparsity", len(batches), "batches")
@@ -166,7 +195,9 @@ def sparsity_variance(
         if inputs.tokens:
             moments.add(inputs)
             for name, sae in saes.items():
-                codes = sae.encode(x, segments=document)
-                meters[name].add(inputs, codes, sae.decode(codes))
+                found = sae.encoding(x, segments=document).codes
+                codes = found.dense()
+                meters[name].add(inputs, codes, found.events.dense(), sae.decode(codes))
+                meters[name].add_levels(inputs, codes, sae)
         progress.advance(1)
     return {name: meter.finish(moments) for name, meter in meters.items()}

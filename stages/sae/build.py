@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from stages.sae.architecture import SparsifierRow
-from stages.sae.model import SAE
+from dataclasses import dataclass
+
+from stages.sae.architecture import PartsRow, SparsifierRow
+from stages.sae.model import SAE, Initialisation
 from stages.sae.sparsifier import ReLU, Sparsifier, TopK
 from stages.sae.threshold import BatchTopK, JumpReLU
 from stages.sae.variant import Variant
@@ -23,8 +25,33 @@ def make_sparsifier(row: SparsifierRow, k: int, d_sae: int) -> Sparsifier:
             return JumpReLU(d_sae, row.threshold)
 
 
-def make_sae(row: Variant, d_in: int, d_sae: int, k: int, context: int, seed: int) -> SAE:
-    """An SAE as a variant begins to train it, but for what it measures on its first batch (`SAE.calibrate`)."""
-    sae = SAE(d_in, d_sae, make_sparsifier(row.sparsifier, k, d_sae), row.parts, context)
-    sae.initialise(seed, row.initialisation)
-    return sae
+@dataclass(frozen=True)
+class Blueprint:
+    """Everything that decides an SAE before training, but for the seed."""
+
+    sparsifier: SparsifierRow
+    """How pre-activations become codes."""
+    parts: PartsRow
+    """What stands around encoder and decoder."""
+    initialisation: Initialisation
+    """How weights are drawn."""
+    d_in: int
+    """Width of the activations."""
+    d_sae: int
+    """Latents."""
+    k: int
+    """Latents a token may activate, for sparsifiers that fix that."""
+    context: int
+    """Positions in a stored row."""
+
+    @classmethod
+    def of(cls, row: Variant, d_in: int, d_sae: int, k: int, context: int) -> Blueprint:
+        """The blueprint of a variant at given sizes."""
+        return cls(row.sparsifier, row.parts, row.initialisation, d_in, d_sae, k, context)
+
+    def make(self, seed: int) -> SAE:
+        """An SAE as training begins with it, but for what it measures on its first batch (`SAE.calibrate`)."""
+        sparsifier = make_sparsifier(self.sparsifier, self.k, self.d_sae)
+        sae = SAE(self.d_in, self.d_sae, sparsifier, self.parts, self.context)
+        sae.initialise(seed, self.initialisation)
+        return sae

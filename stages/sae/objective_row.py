@@ -100,6 +100,11 @@ class TemporalRow:
     """A fall of the weights after the ramp; null for none."""
 
 
+def width_of(share: float, d_sae: int) -> int:
+    """How many latents a share of them is."""
+    return max(1, round(share * d_sae))
+
+
 @dataclass(frozen=True, config=STRICT_KEYS)
 class LevelRow:
     """A reconstruction from the first latents alone (Bussmann et al. 2025, arXiv 2503.17547)."""

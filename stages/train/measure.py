@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from stages.sae.model import SAE
+from stages.sae.objective_row import width_of
 from stages.sae.products import product
 from stages.train.objective import Batch, Evaluated, Objective, squared_norm
-from stages.train.terms import width_of
 
 
 @torch.no_grad()

@@ -7,14 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from stages.sae.objective_row import ContrastRow, LevelRow, SeparationRow
+from stages.sae.objective_row import ContrastRow, LevelRow, SeparationRow, width_of
 from stages.train.randomness import generator_at
 from store.problem import Problem
-
-
-def width_of(share: float, d_sae: int) -> int:
-    """How many latents a share of them is."""
-    return max(1, round(share * d_sae))
 
 
 def level_errors(

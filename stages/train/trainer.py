@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from stages.sae.build import make_sae
+from stages.sae.build import Blueprint
 from stages.sae.normalisation import Normalisation
 from stages.train.config import TrainConfig
 from stages.train.measure import instruments, measure
@@ -34,7 +34,8 @@ class Trainer:
         self.row = row
         self.device = torch.device(plan.device)
         self.normalisation = normalisation
-        sae = make_sae(row, len(normalisation.mean), config.d_sae, config.k, context, config.seed)
+        blueprint = Blueprint.of(row, len(normalisation.mean), config.d_sae, config.k, context)
+        sae = blueprint.make(config.seed)
         sae.products = getattr(torch, plan.products)
         self.sae = sae.to(self.device).train()
         self.objective = Objective(row.objective, config.seed, config.steps, row.batches.recompute)

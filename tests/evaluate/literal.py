@@ -81,6 +81,7 @@ def variance(sae, batches: list[tuple[Tensor, Tensor]]) -> tuple[dict[str, float
             "l2_norm_out": y.norm(dim=-1),
             "l2_ratio": y.norm(dim=-1) / x.norm(dim=-1),
             "l0": (codes != 0).sum(-1).double(),
+            "l0_events": (codes > 0).sum(-1).double(),
             "l1": codes.sum(-1),
             "mse": residual / keep.sum(),
             "cossim": (x / x.norm(dim=-1, keepdim=True) * (y / y.norm(dim=-1, keepdim=True))).sum(-1),

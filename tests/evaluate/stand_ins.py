@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stages.sae.codes import DenseCodes
+from stages.sae.model import Encoding
+
 
 class Affine(nn.Module):
     """relu(x W_enc + b_enc) W_dec + b_dec, or without the ReLU; context-free, takes any leading shape."""
@@ -24,6 +27,9 @@ class Affine(nn.Module):
     def encode(self, x: Tensor, segments: Tensor | None = None, start: int = 0) -> Tensor:
         pre = x @ self.W_enc + self.b_enc
         return pre.relu() if self.relu else pre
+
+    def encoding(self, x: Tensor, segments: Tensor | None = None, start: int = 0) -> Encoding:
+        return Encoding(DenseCodes(self.encode(x, segments, start)), x, None)
 
     def decode(self, codes: Tensor) -> Tensor:
         return codes @ self.W_dec + self.b_dec

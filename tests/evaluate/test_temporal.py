@@ -12,6 +12,9 @@ from torch import Tensor
 from stages.evaluate.signals import Batch
 from stages.evaluate.temporal import Temporal, temporal
 from stages.evaluate.untrained import untrained
+from stages.sae.architecture import NO_PARTS, SparsifierRow, ThresholdRow
+from stages.sae.build import Blueprint
+from stages.sae.files import fold
 from stages.sae.model import SAE
 from stages.sae.normalisation import Normalisation
 from stages.sae.sparsifier import ReLU, Sparsifier, TopK
@@ -48,7 +51,7 @@ def sae_of(store: MemoryStore, sparsifier: Sparsifier, seed: int, d_sae: int = D
     normalisation = Normalisation(torch.tensor(statistics.mean), statistics.scale)
     directions = SAE(D, d_sae, sparsifier)
     directions.initialise(seed)
-    fresh = untrained(directions, normalisation)
+    fresh = fold(directions, normalisation)
     with torch.no_grad():
         fresh.W_enc.copy_(directions.W_enc)
         fresh.W_dec.copy_(directions.W_dec)
@@ -60,8 +63,18 @@ def firings_of(sae: SAE, store: MemoryStore) -> Tensor:
     return (codes[torch.as_tensor(store.document_ >= 0)] > 0).sum(0).double()
 
 
+def blueprint_of(sae: SAE) -> Blueprint:
+    row = SparsifierRow("topk" if isinstance(sae.sparsifier, TopK) else "relu")
+    return Blueprint(row, NO_PARTS, "tied", D, sae.d_sae, 4, CONTEXT)
+
+
+def blueprints(saes: dict[str, SAE]) -> dict[str, Blueprint]:
+    return {name: blueprint_of(sae) for name, sae in saes.items()}
+
+
 def run(saes: dict[str, SAE], store: MemoryStore) -> dict[str, Temporal]:
-    return temporal(saes, {name: firings_of(sae, store) for name, sae in saes.items()}, store, 1, BATCHES)
+    firings = {name: firings_of(sae, store) for name, sae in saes.items()}
+    return temporal(saes, blueprints(saes), firings, store, 1, BATCHES)
 
 
 def test_windows_permuted_within_documents_score_as_their_null(store: MemoryStore) -> None:
@@ -115,7 +128,7 @@ def test_a_temporal_sae_is_encoded_within_documents_and_its_nulls_differ(store: 
 def test_together_equals_alone_and_activations_are_read_once(store: MemoryStore) -> None:
     saes = {"a": sae_of(store, TopK(4), 1), "b": sae_of(store, TopK(4), 2), "c": sae_of(store, ReLU(), 1, 24)}
     together = run(saes, store)
-    assert len(store.reads) == 2 * len(BATCHES)  # one for the firings of untrained SAEs, one for everything
+    assert len(store.reads) == 1 + 2 * len(BATCHES)  # to calibrate; the firings of untrained SAEs, and everything
     for name, sae in saes.items():
         alone = run({name: sae}, store)[name]
         assert together[name].document("x") == alone.document("x")
@@ -129,14 +142,14 @@ def test_special_positions_reach_nothing(store: MemoryStore) -> None:
     sae = {"sae": sae_of(store, TopK(4), 1)}
     before = run(sae, store)["sae"].document("")
     store.activations[torch.as_tensor(store.document_ < 0)] = torch.nan
-    assert temporal(sae, {"sae": firings_of(sae["sae"], store)}, store, 1, BATCHES)["sae"].document("") == before
+    assert run(sae, store)["sae"].document("") == before
 
 
 def test_only_latents_with_ten_firings_count(store: MemoryStore) -> None:
     sae = sae_of(store, ReLU(), 1)
     firings = torch.full((D_SAE,), 9.0)
     firings[[3, 5]] = 10
-    found = temporal({"sae": sae}, {"sae": firings}, store, 1, BATCHES)["sae"].measures
+    found = temporal({"sae": sae}, blueprints({"sae": sae}), {"sae": firings}, store, 1, BATCHES)["sae"].measures
     with torch.no_grad():
         few = SAE(D, 2, ReLU())
         few.load_state_dict(
@@ -168,11 +181,25 @@ def test_the_permutation_follows_from_the_rows_alone(store: MemoryStore) -> None
 def test_an_untrained_sae_is_the_initialised_one_in_raw_units(store: MemoryStore) -> None:
     statistics = store.statistics(1)
     normalisation = Normalisation(torch.tensor(statistics.mean), statistics.scale)
-    fresh = untrained(SAE(D, D_SAE, TopK(4)), normalisation)
+    document = torch.as_tensor(store.document_)
+    blueprint = blueprint_of(SAE(D, D_SAE, TopK(4)))
+    fresh = untrained(blueprint, normalisation, store.activations, document)
     normalised = SAE(D, D_SAE, TopK(4))
     normalised.initialise(0)
-    document = torch.as_tensor(store.document_)
     inputs = normalisation.apply(store.activations, document >= 0)
     expected = normalised.encode(inputs) * normalisation.scale
     keep = document >= 0
     torch.testing.assert_close(fresh.encode(store.activations)[keep], expected[keep], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["batchtopk", "jumprelu"])
+def test_untrained_thresholds_are_those_of_the_first_batch(kind: str, store: MemoryStore) -> None:
+    statistics = store.statistics(1)
+    normalisation = Normalisation(torch.tensor(statistics.mean), statistics.scale)
+    document = torch.as_tensor(store.document_)
+    threshold = ThresholdRow(1.0, 1.0) if kind == "jumprelu" else None
+    blueprint = replace(blueprint_of(SAE(D, D_SAE, TopK(4))), sparsifier=SparsifierRow(kind, threshold))  # type: ignore[arg-type]
+    fresh = untrained(blueprint, normalisation, store.activations, document)
+    active = (fresh.encode(store.activations) > 0)[document >= 0].sum(-1).float().mean()
+    expected = {"batchtopk": 4, "jumprelu": 0.16 * D_SAE}[kind]  # a normal variable exceeds its spread in 16 %
+    assert active.item() == pytest.approx(expected, rel=0.25)
