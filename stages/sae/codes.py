@@ -29,6 +29,10 @@ class Codes(ABC):
         return self
 
     @abstractmethod
+    def between(self, first: int, last: int) -> Codes:
+        """The same codes with zeros for latents before `first` and from `last` on."""
+
+    @abstractmethod
     def total(self) -> Float[Tensor, "*tokens"]:
         """The sum of each token's codes, which are never negative: their L1 norm."""
 
@@ -40,9 +44,9 @@ class Codes(ABC):
     def fired(self, keep: Bool[Tensor, "*tokens"]) -> Bool[Tensor, " d_sae"]:
         """Which latents are active at one kept token or more."""
 
+    @abstractmethod
     def firings(self, keep: Bool[Tensor, "*tokens"]) -> Int[Tensor, " d_sae"]:
         """At how many kept tokens each latent is active."""
-        return (self.dense()[keep] > 0).sum(0)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,10 @@ class DenseCodes(Codes):
     def decode(self, rows: Float[Tensor, "d_sae d_in"], dtype: torch.dtype) -> Float[Tensor, "*tokens d_in"]:
         return product(self.tensor.flatten(0, -2), rows, dtype).view(*self.tensor.shape[:-1], -1)
 
+    def between(self, first: int, last: int) -> Codes:
+        latents = torch.arange(self.tensor.shape[-1], device=self.tensor.device)
+        return DenseCodes(self.tensor * ((latents >= first) & (latents < last)))
+
     def total(self) -> Float[Tensor, "*tokens"]:
         return self.tensor.sum(-1)
 
@@ -68,36 +76,43 @@ class DenseCodes(Codes):
         # A product with 0 and 1 sums the non-negative codes of kept tokens, without a copy of the codes.
         return keep.flatten().to(self.tensor.dtype) @ self.tensor.detach().flatten(0, -2) > 0
 
+    def firings(self, keep: Bool[Tensor, "*tokens"]) -> Int[Tensor, " d_sae"]:
+        return (self.tensor[keep] > 0).sum(0)
+
 
 @dataclass(frozen=True)
 class SparseCodes(Codes):
-    """Codes of which at most k a token are active."""
+    """Codes of which few a token are active."""
 
-    values: Float[Tensor, "n k"]
+    values: Float[Tensor, " choices"]
     """The codes of the chosen latents, never negative."""
     selection: Selection
     """Which latents were chosen."""
     shape: tuple[int, ...]
-    """The leading shape of the tokens, n in all."""
+    """The leading shape of the tokens."""
 
     def dense(self) -> Float[Tensor, "*tokens d_sae"]:
-        empty = self.values.new_zeros(len(self.values), self.selection.width)
-        return empty.scatter(-1, self.selection.indices, self.values).view(*self.shape, -1)
+        return self.selection.dense(self.values).view(*self.shape, -1)
 
     def decode(self, rows: Float[Tensor, "d_sae d_in"], dtype: torch.dtype) -> Float[Tensor, "*tokens d_in"]:
         return decode_selected(self.values, self.selection, rows).view(*self.shape, -1)
 
+    def between(self, first: int, last: int) -> Codes:
+        kept, selection = self.selection.between(first, last)
+        return SparseCodes(self.values[kept], selection, self.shape)
+
     def total(self) -> Float[Tensor, "*tokens"]:
-        return self.values.sum(-1).view(self.shape)
+        return self.selection.by_token(self.values).view(self.shape)
 
     def count(self) -> Int[Tensor, "*tokens"]:
-        return torch.count_nonzero(self.values, dim=-1).view(self.shape)
+        return self.selection.by_token((self.values > 0).to(torch.int64)).view(self.shape)
+
+    def firings(self, keep: Bool[Tensor, "*tokens"]) -> Int[Tensor, " d_sae"]:
+        active = (self.values > 0) & keep.flatten()[self.selection.tokens]
+        return self.selection.by_latent(active.to(torch.int64))
 
     def fired(self, keep: Bool[Tensor, "*tokens"]) -> Bool[Tensor, " d_sae"]:
-        active = (self.values > 0) & keep.reshape(-1, 1)
-        fired = active.new_zeros(self.selection.width)
-        fired[self.selection.indices[active]] = True
-        return fired
+        return self.firings(keep) > 0
 
 
 @dataclass(frozen=True)

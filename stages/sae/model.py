@@ -194,7 +194,7 @@ class SAE(nn.Module):
     ) -> tuple[Codes, Float[Tensor, "*tokens d_sae"] | None]:
         """Codes of the encoder's inputs, and the pre-activations where they were needed as a whole."""
         if self.norm is None and isinstance(self.sparsifier, FusedSparsifier):
-            return self.sparsifier.encode(inputs, self.W_enc, bias, self.products), None
+            return self.sparsifier.encode(inputs, self.W_enc, bias, self.products, keep), None
         if self.norm is None:
             pre = self._product(inputs) + bias
             return DenseCodes(self.sparsifier.select(pre, keep)), pre

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -26,36 +26,75 @@ def product(
 
 
 class Selection:
-    """Which `k` of `width` latents each of `n` tokens chose, seen from the tokens and from the latents."""
+    """Which of `width` latents each of n tokens chose, seen from the tokens and from the latents.
 
-    def __init__(self, indices: Int[Tensor, "n k"], width: int) -> None:
-        self.indices = indices
+    A list of choices, those of one token after those of the other; `values` of the methods are a number a choice.
+    """
+
+    def __init__(self, latents: Int[Tensor, " choices"], ends: Int[Tensor, " n"], width: int) -> None:
+        """`ends[t]` is the number of choices of the tokens up to and with t."""
+        self.latents = latents
+        self.ends = ends
         self.width = width
+
+    @classmethod
+    def of_rows(cls, indices: Int[Tensor, "n k"], width: int) -> Selection:
+        """The same number of latents for every token."""
+        n, k = indices.shape
+        return cls(indices.flatten(), torch.arange(k, (n + 1) * k, k, device=indices.device), width)
+
+    @classmethod
+    def of_mask(cls, chosen: Bool[Tensor, "n width"]) -> Selection:
+        """The latents at which a mask is true."""
+        return cls(chosen.nonzero()[:, 1], chosen.sum(1).cumsum(0), chosen.shape[1])
+
+    @cached_property
+    def counts(self) -> Int[Tensor, " n"]:
+        """How many latents each token chose."""
+        return self.ends.diff(prepend=self.ends.new_zeros(1))
+
+    @cached_property
+    def tokens(self) -> Int[Tensor, " choices"]:
+        """The token of each choice."""
+        return torch.arange(len(self.ends), device=self.ends.device).repeat_interleave(self.counts)
 
     @cached_property
     def _by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Positions of the flat indices ordered by latent, their tokens, where each latent's run starts.
+        """Choices ordered by latent, their tokens, where each latent's run starts.
 
         The sort is stable, so sums over a latent run over tokens in order: the same bits every time.
         """
-        flat = self.indices.flatten()
-        order = torch.argsort(flat, stable=True)
-        counts = torch.bincount(flat, minlength=self.width)
-        return order, order // self.indices.shape[1], counts.cumsum(0) - counts
+        order = torch.argsort(self.latents, stable=True)
+        counts = torch.bincount(self.latents, minlength=self.width)
+        return order, self.tokens[order], counts.cumsum(0) - counts
 
-    def gather(self, values: Float[Tensor, "n k"], rows: Float[Tensor, "width d"]) -> Float[Tensor, "n d"]:
+    def gather(self, values: Float[Tensor, " choices"], rows: Float[Tensor, "width d"]) -> Float[Tensor, "n d"]:
         """For each token the sum of its latents' rows, weighted by its values: `codes @ rows`."""
-        return F.embedding_bag(self.indices, rows, mode="sum", per_sample_weights=values)
+        return F.embedding_bag(self.latents, rows, self.ends - self.counts, mode="sum", per_sample_weights=values)
 
-    def scatter(self, values: Float[Tensor, "n k"], rows: Float[Tensor, "n d"]) -> Float[Tensor, "width d"]:
+    def scatter(self, values: Float[Tensor, " choices"], rows: Float[Tensor, "n d"]) -> Float[Tensor, "width d"]:
         """For each latent the sum of its tokens' rows, weighted by their values: `codes.T @ rows`."""
         order, tokens, offsets = self._by_latent
-        weights = values.flatten()[order]
-        return F.embedding_bag(tokens, rows, offsets, mode="sum", per_sample_weights=weights)
+        return F.embedding_bag(tokens, rows, offsets, mode="sum", per_sample_weights=values[order])
 
-    def totals(self, values: Float[Tensor, "n k"]) -> Float[Tensor, " width"]:
-        """For each latent the sum of its values over tokens: `codes.sum(0)`."""
-        return values.new_zeros(self.width).index_add_(0, self.indices.flatten(), values.flatten())
+    def by_latent(self, values: Float[Tensor, " choices"]) -> Float[Tensor, " width"]:
+        """For each latent the sum of its values: `codes.sum(0)`."""
+        return values.new_zeros(self.width).index_add_(0, self.latents, values)
+
+    def by_token(self, values: Float[Tensor, " choices"]) -> Float[Tensor, " n"]:
+        """For each token the sum of its values: `codes.sum(1)`."""
+        return values.new_zeros(len(self.ends)).index_add(0, self.tokens, values)
+
+    def dense(self, values: Float[Tensor, " choices"]) -> Float[Tensor, "n width"]:
+        """The full tensor of codes."""
+        places = self.tokens * self.width + self.latents
+        return values.new_zeros(len(self.ends) * self.width).scatter(0, places, values).view(-1, self.width)
+
+    def between(self, first: int, last: int) -> tuple[Bool[Tensor, " choices"], Selection]:
+        """Which choices are of latents from `first` to before `last`, and the selection of these."""
+        kept = (self.latents >= first) & (self.latents < last)
+        counts = torch.bincount(self.tokens[kept], minlength=len(self.ends))
+        return kept, Selection(self.latents[kept], counts.cumsum(0), self.width)
 
 
 class _SelectedLinear(torch.autograd.Function):
@@ -74,7 +113,7 @@ class _SelectedLinear(torch.autograd.Function):
         selection = ctx.selection
         gradient = gradients[0] * (values > 0)
         x_gradient = selection.gather(gradient, weight.T.contiguous()) if ctx.needs_input_grad[1] else None
-        return None, x_gradient, selection.scatter(gradient, x).T, selection.totals(gradient), None
+        return None, x_gradient, selection.scatter(gradient, x).T, selection.by_latent(gradient), None
 
 
 class _RowGradient(torch.autograd.Function):
@@ -98,16 +137,67 @@ def topk_linear(
     bias: Float[Tensor, " d_sae"],
     k: int,
     dtype: torch.dtype = torch.float32,
-) -> tuple[Float[Tensor, "n k"], Selection]:
+) -> tuple[Float[Tensor, " choices"], Selection]:
     """The k largest of `x @ weight + bias` of each token, after ReLU, and which they are."""
     with torch.no_grad():
         chosen, indices = product(x, weight, dtype).add_(bias).topk(k, dim=-1, sorted=False)
-    selection = Selection(indices, weight.shape[1])
-    return _SelectedLinear.apply(chosen, x, weight, bias, selection), selection
+    selection = Selection.of_rows(indices, weight.shape[1])
+    return _SelectedLinear.apply(chosen.flatten(), x, weight, bias, selection), selection
+
+
+def batch_topk_linear(
+    x: Float[Tensor, "n d_in"],
+    weight: Float[Tensor, "d_in d_sae"],
+    bias: Float[Tensor, " d_sae"],
+    k: int,
+    keep: Bool[Tensor, " n"] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Float[Tensor, " choices"], Selection, Float[Tensor, ""]]:
+    """The largest of `x @ weight + bias` of all kept tokens, k a token on average, where positive; which they are; and
+    the smallest. Tokens that are not kept get what exceeds it too."""
+    with torch.no_grad():
+        pre = product(x, weight, dtype).add_(bias)
+        smallest = batch_threshold(pre, k, keep)
+        mask = pre >= smallest
+        selection = Selection.of_mask(mask)
+        chosen = pre[mask]
+    return _SelectedLinear.apply(chosen, x, weight, bias, selection), selection, smallest
+
+
+def batch_threshold(
+    pre: Float[Tensor, "*tokens d_sae"], k: int, keep: Bool[Tensor, "*tokens"] | None
+) -> Float[Tensor, ""]:
+    """The smallest of the largest pre-activations of kept tokens, k a token on average."""
+    counting = pre if keep is None else pre.masked_fill(~keep.unsqueeze(-1), 0.0)
+    tokens = pre.shape[:-1].numel() if keep is None else int(keep.sum())
+    return largest_values_begin_at(counting.flatten(), k * tokens)
+
+
+SAMPLED = 16
+"""One of so many values is looked at to guess where the largest ones begin."""
+
+
+def largest_values_begin_at(values: Float[Tensor, " n"], count: int) -> Float[Tensor, ""]:
+    """The smallest of the `count` largest values, or the smallest positive one if fewer are positive.
+
+    A full selection over a batch of pre-activations costs more than the encoder's product. A sample of them says
+    about where the largest begin; what exceeds a bound below that is few, and holds them unless the sample
+    misled: then all are looked at. No positive value: infinity.
+    """
+    if count < 1:
+        return values.new_tensor(torch.inf)
+    sample = values[::SAMPLED]
+    wanted = min(len(sample), 2 * count // SAMPLED + 1)
+    bound = sample.kthvalue(len(sample) - wanted + 1).values
+    for lowest in (bound, torch.zeros_like(bound)):
+        above = values[values > lowest.clamp(min=0.0)]
+        if len(above) >= count:
+            return above.kthvalue(len(above) - count + 1).values
+    return above.min() if len(above) else values.new_tensor(torch.inf)
 
 
 def decode_selected(
-    values: Float[Tensor, "n k"], selection: Selection, rows: Float[Tensor, "d_sae d_in"]
+    values: Float[Tensor, " choices"], selection: Selection, rows: Float[Tensor, "d_sae d_in"]
 ) -> Float[Tensor, "n d_in"]:
     """`codes @ rows` for codes that are `values` at `selection` and zero elsewhere."""
     gathered = selection.gather(values, rows.detach())

@@ -38,6 +38,7 @@ class FusedSparsifier(Sparsifier):
         weight: Float[Tensor, "d_in d_sae"],
         bias: Float[Tensor, " d_sae"],
         products: torch.dtype,
+        keep: Bool[Tensor, "*tokens"] | None = None,
     ) -> Codes:
         """`select` of `x @ weight + bias`, the product in the dtype `products`."""
 
@@ -56,6 +57,7 @@ class ReLU(FusedSparsifier):
         weight: Float[Tensor, "d_in d_sae"],
         bias: Float[Tensor, " d_sae"],
         products: torch.dtype,
+        keep: Bool[Tensor, "*tokens"] | None = None,
     ) -> Codes:
         pre = product(x.flatten(0, -2), weight, products).add_(bias)
         return DenseCodes(pre.relu_().view(*x.shape[:-1], -1))
@@ -81,6 +83,7 @@ class TopK(FusedSparsifier):
         weight: Float[Tensor, "d_in d_sae"],
         bias: Float[Tensor, " d_sae"],
         products: torch.dtype,
+        keep: Bool[Tensor, "*tokens"] | None = None,
     ) -> Codes:
         values, selection = topk_linear(x.flatten(0, -2), weight, bias, self.k, products)
         return SparseCodes(values, selection, tuple(x.shape[:-1]))

@@ -9,12 +9,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from stages.sae.architecture import ThresholdRow
-from stages.sae.sparsifier import Sparsifier
+from stages.sae.codes import Codes, DenseCodes, SparseCodes
+from stages.sae.products import batch_threshold, batch_topk_linear, product
+from stages.sae.sparsifier import FusedSparsifier, Sparsifier
 
 FOLLOWING = 0.01
 """Share of each batch's smallest code in BatchTopK's threshold for inference (SAELens's `topk_threshold_lr`)."""
-SAMPLED = 16
-"""One of so many pre-activations is looked at to guess where the largest ones begin."""
 
 
 class JumpReLU(Sparsifier):
@@ -93,7 +93,7 @@ class _Step(torch.autograd.Function):
         return None, -(gradients[0].flatten() @ near.flatten(0, -2)) / bandwidth, None
 
 
-class BatchTopK(Sparsifier):
+class BatchTopK(FusedSparsifier):
     """The k n largest pre-activations of n tokens pass, where positive (Bussmann et al. 2024, arXiv 2412.06410, eq. 2).
 
     A token thereby gets as many latents as it needs. What a token gets must not depend on the others at inference: a
@@ -116,10 +116,24 @@ class BatchTopK(Sparsifier):
     ) -> Float[Tensor, "*tokens d_sae"]:
         if not self.training:
             return torch.where(pre > self.threshold.clamp(min=0.0), pre, 0.0)
-        counting = pre.detach() if keep is None else pre.detach().masked_fill(~keep.unsqueeze(-1), 0.0)
-        tokens = pre.shape[:-1].numel() if keep is None else int(keep.sum())
-        self.seen = largest_values_begin_at(counting.flatten(), self.k * tokens)
+        self.seen = batch_threshold(pre.detach(), self.k, keep)
         return torch.where(pre >= self.seen, pre, 0.0)
+
+    def encode(
+        self,
+        x: Float[Tensor, "*tokens d_in"],
+        weight: Float[Tensor, "d_in d_sae"],
+        bias: Float[Tensor, " d_sae"],
+        products: torch.dtype,
+        keep: Bool[Tensor, "*tokens"] | None = None,
+    ) -> Codes:
+        flat = x.flatten(0, -2)
+        if not self.training:
+            pre = product(flat, weight, products) + bias
+            return DenseCodes(self.select(pre.view(*x.shape[:-1], -1)))
+        kept = None if keep is None else keep.flatten()
+        values, selection, self.seen = batch_topk_linear(flat, weight, bias, self.k, kept, products)
+        return SparseCodes(values, selection, tuple(x.shape[:-1]))
 
     @torch.no_grad()
     def follow(self) -> None:
@@ -146,20 +160,3 @@ def for_inference(sparsifier: Sparsifier, d_sae: int, scale: float) -> Sparsifie
     jump = JumpReLU(d_sae)
     jump.log_threshold.copy_((threshold * scale).log())
     return jump
-
-
-def largest_values_begin_at(values: Float[Tensor, " n"], count: int) -> Float[Tensor, ""]:
-    """The smallest of the `count` largest values, or the smallest positive one if fewer are positive.
-
-    A full selection over a batch of pre-activations costs more than the encoder's product. A sample of them says
-    about where the largest begin; what exceeds a bound below that is few, and holds them unless the sample
-    misled: then all are looked at.
-    """
-    sample = values[::SAMPLED]
-    wanted = min(len(sample), 2 * count // SAMPLED + 1)
-    bound = sample.kthvalue(len(sample) - wanted + 1).values
-    for lowest in (bound, torch.zeros_like(bound)):
-        above = values[values > lowest.clamp(min=0.0)]
-        if len(above) >= count:
-            return above.kthvalue(len(above) - count + 1).values
-    return above.min() if len(above) else torch.full_like(bound, torch.inf)

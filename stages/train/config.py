@@ -29,10 +29,12 @@ class TrainSizes:
     """Steps between checkpoints."""
     guard_every: int = 100
     """Steps between looks for a dead run."""
+    curriculum: tuple[int, ...] = ()
+    """Layers on which variants with a curriculum train an SAE each, in this order."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 1:
+            if name != "curriculum" and value < 1:
                 raise Problem(
                     "A size of the training is too small.",
                     where=f"train.{name}",
@@ -69,6 +71,6 @@ class TrainConfig:
 def make_config(variant: Variant, sizes: TrainSizes, seed: int, steps: int | None = None) -> TrainConfig:
     """The training of a variant at a profile's sizes; `steps` overrides the profile's, the row multiplies its batch."""
     rows = max(1, round(sizes.batch_rows * variant.batches.rows))
-    return TrainConfig(
-        variant, seed, **{**vars(sizes), "batch_rows": rows, "steps": sizes.steps if steps is None else steps}
-    )
+    numbers = {**vars(sizes), "batch_rows": rows, "steps": sizes.steps if steps is None else steps}
+    del numbers["curriculum"]
+    return TrainConfig(variant, seed, **numbers)

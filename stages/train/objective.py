@@ -93,7 +93,7 @@ class Objective:
         encoding = self._encode(sae, batch)
         codes = encoding.codes
         if row.levels:
-            errors = level_errors(batch.x, codes.dense(), sae.W_dec, sae.b_dec, row.levels)
+            errors = level_errors(batch.x, codes, sae, row.levels)
             losses = [
                 level.weight * squared_norm(error, batch) for level, error in zip(row.levels, errors, strict=True)
             ]

@@ -11,6 +11,7 @@ from torch import Tensor
 from stages.sae import SAE
 from stages.sae.products import Selection, decode_selected, product, topk_linear
 from stages.sae.sparsifier import ReLU, Sparsifier, TopK
+from stages.sae.threshold import BatchTopK
 
 
 def plain(sae: SAE, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,13 +35,27 @@ def test_selection_sums_equal_dense_products(n: int, width: int, d: int, seed: i
     k = data.draw(st.integers(1, width))
     generator = torch.Generator().manual_seed(seed)
     indices = torch.stack([torch.randperm(width, generator=generator)[:k] for _ in range(n)])
-    values = torch.randn(n, k, generator=generator)
-    dense = torch.zeros(n, width).scatter(-1, indices, values)
+    mask = torch.zeros(n, width, dtype=torch.bool)
+    if data.draw(st.booleans()):
+        selection = Selection.of_rows(indices, width)
+        mask.scatter_(-1, indices, True)
+    else:
+        mask = torch.rand(n, width, generator=generator) < 0.4
+        selection = Selection.of_mask(mask)
+    values = torch.randn(len(selection.latents), generator=generator)
+    dense = torch.zeros(n, width)
+    dense[selection.tokens, selection.latents] = values
+    assert torch.equal(selection.dense(values), dense) and torch.equal(dense != 0, mask)
     by_latent, by_token = torch.randn(width, d, generator=generator), torch.randn(n, d, generator=generator)
-    selection = Selection(indices, width)
     torch.testing.assert_close(selection.gather(values, by_latent), dense @ by_latent, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(selection.scatter(values, by_token), dense.T @ by_token, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(selection.totals(values), dense.sum(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(selection.by_latent(values), dense.sum(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(selection.by_token(values), dense.sum(1), rtol=1e-4, atol=1e-5)
+    first, last = sorted((data.draw(st.integers(0, width)), data.draw(st.integers(0, width))))
+    kept, part = selection.between(first, last)
+    expected = dense.clone()
+    expected[:, :first] = expected[:, last:] = 0
+    torch.testing.assert_close(part.gather(values[kept], by_latent), expected @ by_latent, rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_of_the_sparse_functions_are_right() -> None:
@@ -52,12 +67,12 @@ def test_gradients_of_the_sparse_functions_are_right() -> None:
 
     def work(x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
         values, selection = topk_linear(x, weight, bias, 3)
-        return decode_selected(values, selection, rows) + values.sum(-1, keepdim=True)
+        return decode_selected(values, selection, rows) + selection.by_token(values).unsqueeze(-1)
 
     assert torch.autograd.gradcheck(work, (x, weight, bias, rows), eps=1e-7, atol=1e-5)
 
 
-@pytest.mark.parametrize("sparsifier", [ReLU(), TopK(3), TopK(20)])
+@pytest.mark.parametrize("sparsifier", [ReLU(), TopK(3), TopK(20), BatchTopK(3)])
 @pytest.mark.parametrize("shape", [(7, 6), (2, 5, 6)])
 def test_fast_path_equals_the_plain_one(sparsifier: Sparsifier, shape: tuple[int, ...]) -> None:
     fast, reference = make_sae(sparsifier), make_sae(sparsifier)
@@ -73,7 +88,7 @@ def test_fast_path_equals_the_plain_one(sparsifier: Sparsifier, shape: tuple[int
         torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("sparsifier", [ReLU(), TopK(4)])
+@pytest.mark.parametrize("sparsifier", [ReLU(), TopK(4), BatchTopK(4)])
 def test_codes_count_and_sum_alike_in_both_forms(sparsifier: Sparsifier) -> None:
     sae = make_sae(sparsifier)
     x = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(5))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stages.sae.architecture import ThresholdRow
-from stages.sae.threshold import BatchTopK, JumpReLU, for_inference, largest_values_begin_at
+from stages.sae.products import largest_values_begin_at
+from stages.sae.threshold import BatchTopK, JumpReLU, for_inference
 
 N, D_SAE = 50, 12
 

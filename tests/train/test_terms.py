@@ -9,7 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from stages.sae.codes import DenseCodes, SparseCodes
+from stages.sae.model import SAE
 from stages.sae.objective_row import AdaptiveRow, ContrastRow, DecayRow, LevelRow, ScaleRow, SeparationRow, TemporalRow
+from stages.sae.products import Selection
+from stages.sae.sparsifier import ReLU
 from stages.train.randomness import generator_at
 from stages.train.temporal import TemporalTerms
 from stages.train.terms import contrast, level_errors, separation
@@ -41,8 +45,15 @@ def made(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def test_levels_are_reconstructions_from_the_first_latents() -> None:
     x, codes, W_dec, b_dec = made()
     levels = (LevelRow(0.1, 1.0), LevelRow(0.25, 1.0), LevelRow(1.0, 1.0))
-    for width, error in zip((2, 5, D_SAE), level_errors(x, codes, W_dec, b_dec, levels), strict=True):
-        torch.testing.assert_close(error, x - (codes[..., :width] @ W_dec[:width] + b_dec))
+    sae = SAE(D_IN, D_SAE, ReLU()).double()
+    with torch.no_grad():
+        sae.W_dec.copy_(W_dec)
+        sae.b_dec.copy_(b_dec)
+    selection = Selection.of_mask((codes > 0).flatten(0, 1))
+    sparse = SparseCodes(codes[codes > 0], selection, tuple(codes.shape[:-1]))
+    for form in (DenseCodes(codes), sparse):
+        for width, error in zip((2, 5, D_SAE), level_errors(x, form, sae, levels), strict=True):
+            torch.testing.assert_close(error, x - (codes[..., :width] @ W_dec[:width] + b_dec))
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
