@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import torch
 from pydantic import TypeAdapter
@@ -85,21 +87,63 @@ def save(folder: Path, sae: SAE, normalisation: Normalisation, metadata: Mapping
 
 
 def load(folder: Path) -> SAE:
-    """A saved SAE, for raw activations. Raises a `Problem` where the folder holds none that this package knows."""
+    """An SAE saved here or by SAELens, for raw activations.
+
+    Raises:
+        Problem: the folder holds none, or one that this package does not know.
+    """
     config_path, weights_path = folder / CONFIG, folder / WEIGHTS
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
-        tensors = load_file(weights_path)
         sae = empty(config, config_path)
-        if isinstance(sae.sparsifier, JumpReLU) and not isinstance(sae, ComposedSAE):
-            tensors["sparsifier.log_threshold"] = tensors.pop("threshold").log()
-            tensors["sparsifier.bandwidth"] = sae.sparsifier.bandwidth
-        sae.load_state_dict(tensors)
+        sae.load_state_dict(_ours(sae, config, load_file(weights_path)))
     except FileNotFoundError as error:
         raise Problem("A saved SAE is missing.", where=error.filename or folder) from None
     except (ValueError, TypeError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise Problem("A saved SAE cannot be read.", where=folder, found=error) from None
     return sae.eval()
+
+
+def load_gemma_scope(path: Path) -> SAE:
+    """An SAE of Gemma Scope (Lieberum et al. 2024, arXiv 2408.05147): `params.npz` with a JumpReLU SAE whose encoder
+    reads activations as they are.
+
+    Raises:
+        Problem: the file is not one.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            tensors = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
+        d_in, d_sae = tensors["W_enc"].shape
+        sae = SAE(d_in, d_sae, JumpReLU(d_sae))
+        sae.load_state_dict(_ours(sae, {"apply_b_dec_to_input": False}, tensors))
+    except FileNotFoundError:
+        raise Problem("A saved SAE is missing.", where=path) from None
+    except (ValueError, TypeError, KeyError, RuntimeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise Problem("This is no file of Gemma Scope.", where=path, found=error) from None
+    return sae.eval()
+
+
+@torch.no_grad()
+def _ours(sae: SAE, config: Mapping[str, Any], found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Saved tensors as an SAE of this package has them: settings that it lacks go into the weights.
+
+    An encoder that reads `x` instead of `x - b_dec` has `b_dec W_enc` more in its bias. Pre-activations that are
+    multiplied by the norms of decoder rows are those of an encoder that is, and of a decoder of unit norm.
+    """
+    if isinstance(sae, ComposedSAE):
+        return dict(found)
+    tensors = {name: tensor.float() for name, tensor in found.items()}
+    if isinstance(sae.sparsifier, JumpReLU):
+        tensors["sparsifier.log_threshold"] = tensors.pop("threshold").log()
+        tensors["sparsifier.bandwidth"] = sae.sparsifier.bandwidth
+    if not config.get("apply_b_dec_to_input", True):
+        tensors["b_enc"] = tensors["b_enc"] + tensors["b_dec"] @ tensors["W_enc"]
+    if config.get("rescale_acts_by_decoder_norm", False):
+        norms = tensors["W_dec"].norm(dim=-1)
+        tensors["W_enc"], tensors["b_enc"] = tensors["W_enc"] * norms, tensors["b_enc"] * norms
+        tensors["W_dec"] = tensors["W_dec"] / norms.unsqueeze(-1)
+    return tensors
 
 
 def _tensors(raw: SAE) -> dict[str, Tensor]:
@@ -133,11 +177,8 @@ def empty(config: Mapping[str, Any], where: Path) -> SAE:
     Raises:
         Problem: it has an architecture or a setting that this package does not know.
     """
-    expected = {"apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none"}
-    if config["architecture"] == "topk":
-        expected["rescale_acts_by_decoder_norm"] = False
-    for key, value in expected.items():
-        if config.get(key) != value:
+    for key, value in {"normalize_activations": "none", "reshape_activations": "none"}.items():
+        if config.get(key, value) != value:
             raise Problem(
                 "A saved SAE has a setting that is not supported.",
                 where=where,

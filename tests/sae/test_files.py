@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from stages.sae import SAE, Normalisation, load, save
+from stages.sae import SAE, Normalisation, load, load_gemma_scope, save
 from stages.sae.architecture import (
     NO_PARTS,
     AttentionRow,
@@ -156,9 +157,7 @@ def test_saving_twice_gives_equal_bytes(tmp_path: Path) -> None:
     ("key", "value", "what"),
     [
         ("architecture", "gated", "unknown architecture"),
-        ("apply_b_dec_to_input", False, "not supported"),
         ("normalize_activations", "layer_norm", "not supported"),
-        ("rescale_acts_by_decoder_norm", True, "not supported"),
         ("d_sae", 63, "cannot be read"),
         ("k", None, "cannot be read"),
     ],
@@ -169,6 +168,57 @@ def test_files_that_would_load_wrongly_are_refused(key: str, value: Any, what: s
     (tmp_path / "cfg.json").write_text(json.dumps({**config, key: value}))
     with pytest.raises(Problem, match=what):
         load(tmp_path)
+
+
+def foreign(kind: str, **settings: Any) -> Any:
+    """An SAE of SAELens with random weights."""
+    sae_lens = pytest.importorskip("sae_lens")
+    config_class, sae_class = {
+        "standard": (sae_lens.StandardSAEConfig, sae_lens.StandardSAE),
+        "topk": (sae_lens.TopKSAEConfig, sae_lens.TopKSAE),
+        "jumprelu": (sae_lens.JumpReLUSAEConfig, sae_lens.JumpReLUSAE),
+    }[kind]
+    sae = sae_class(config_class(d_in=D_IN, d_sae=D_SAE, **({"k": 6} if kind == "topk" else {}), **settings))
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for name, parameter in sae.named_parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+            if name == "threshold":
+                parameter.abs_()
+    return sae
+
+
+@pytest.mark.parametrize("kind", ["standard", "topk", "jumprelu"])
+@pytest.mark.parametrize("applied", [True, False])
+def test_saes_of_saelens_load(kind: str, applied: bool, tmp_path: Path) -> None:
+    rescaled = {"rescale_acts_by_decoder_norm": True} if kind == "topk" else {}
+    theirs = foreign(kind, apply_b_dec_to_input=applied, **rescaled)
+    theirs.save_model(str(tmp_path))
+    ours, x = load(tmp_path), torch.randn(4, 5, D_IN)
+    codes = theirs.encode(x)
+    assert (codes > 0).any() and (codes == 0).any()
+    torch.testing.assert_close(ours.encode(x), codes, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-3)
+
+
+def test_saes_of_gemma_scope_load(tmp_path: Path) -> None:
+    theirs = foreign("jumprelu", apply_b_dec_to_input=False)
+    np.savez(tmp_path / "params.npz", **{name: tensor.numpy() for name, tensor in theirs.state_dict().items()})
+    ours, x = load_gemma_scope(tmp_path / "params.npz"), torch.randn(4, 5, D_IN)
+    torch.testing.assert_close(ours.encode(x), theirs.encode(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04"])
+def test_what_is_no_file_of_gemma_scope(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "params.npz").write_bytes(content)
+    with pytest.raises(Problem, match="no file of Gemma Scope"):
+        load_gemma_scope(tmp_path / "params.npz")
+    np.savez(tmp_path / "params.npz", W_enc=np.array([{}], dtype=object))  # a pickle
+    with pytest.raises(Problem, match="no file of Gemma Scope"):
+        load_gemma_scope(tmp_path / "params.npz")
+    with pytest.raises(Problem, match="missing"):
+        load_gemma_scope(tmp_path / "other.npz")
 
 
 @pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])

@@ -56,6 +56,7 @@ def train_until_killed(child: subprocess.Popen[str], arguments: str, step: int, 
     raise AssertionError("the process that trains is gone")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["topk", "baseline", "warmup2000"])
 def test_killed_training_ends_with_the_same_bits(
     kind: str, child: subprocess.Popen[str], activations: store.ActivationStore, tmp_path: Path

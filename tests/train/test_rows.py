@@ -32,8 +32,8 @@ def without_memory(files: dict[str, bytes]) -> dict[str, bytes]:
     return {name: of for name, of in files.items() if "memory" not in name and name != "metrics/metrics.json"}
 
 
-def config(row: Variant, **numbers: int) -> TrainConfig:
-    return small.config(small.scaled(row, STEPS), steps=STEPS, **{"checkpoint_every": 9, **numbers})
+def config(row: Variant, steps: int = STEPS, **numbers: int) -> TrainConfig:
+    return small.config(small.scaled(row, steps), steps=steps, **{"checkpoint_every": 9, "log_every": 8, **numbers})
 
 
 class Stop(BaseException):
@@ -99,7 +99,7 @@ def test_temporal_rows_depend_on_the_order_of_tokens(
         if row.objective.contrast is not None:  # its weight beside raw activations moves no bit in so few steps
             row = replace(row, objective=replace(row.objective, contrast=replace(row.objective.contrast, weight=0.1)))
             row = find_variant({name: replace(TABLE[name], objective=row.objective)}, name + control)
-        train(config(row), activations, small.LAYER, tmp_path / f"run{control}")
+        train(config(row, steps=16), activations, small.LAYER, tmp_path / f"run{control}")
         found.append(load(tmp_path / f"run{control}" / "sae").W_dec)
     assert not torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
