@@ -41,7 +41,9 @@ class Training:
         self.layer = max(opened.layers)
         plan = check_plan(self.config, opened, self.layer)
         moments = opened.statistics(self.layer)
-        self.trainer = Trainer(self.config, plan, Normalisation(torch.tensor(moments.mean), moments.scale))
+        self.trainer = Trainer(
+            self.config, plan, Normalisation(torch.tensor(moments.mean), moments.scale), opened.context
+        )
         self.windows = opened.windows(self.layer, "train", self.config.batch_rows)
         self.done = 0
 

@@ -44,9 +44,12 @@ class Selection:
         return cls(indices.flatten(), torch.arange(k, (n + 1) * k, k, device=indices.device), width)
 
     @classmethod
-    def of_mask(cls, chosen: Bool[Tensor, "n width"]) -> Selection:
-        """The latents at which a mask is true."""
-        return cls(chosen.nonzero()[:, 1], chosen.sum(1).cumsum(0), chosen.shape[1])
+    def of_places(cls, places: Int[Tensor, " choices"], n: int, width: int) -> Selection:
+        """The latents at rising places of a flattened `[n, width]` tensor."""
+        tokens = places // width
+        selection = cls(places % width, torch.bincount(tokens, minlength=n).cumsum(0), width)
+        selection.tokens = tokens
+        return selection
 
     @cached_property
     def counts(self) -> Int[Tensor, " n"]:
@@ -152,48 +155,38 @@ def batch_topk_linear(
     k: int,
     keep: Bool[Tensor, " n"] | None = None,
     dtype: torch.dtype = torch.float32,
-) -> tuple[Float[Tensor, " choices"], Selection, Float[Tensor, ""]]:
-    """The largest of `x @ weight + bias` of all kept tokens, k a token on average, where positive; which they are; and
-    the smallest. Tokens that are not kept get what exceeds it too."""
+) -> tuple[Float[Tensor, " choices"], Selection]:
+    """The largest of `x @ weight + bias` of all kept tokens, k a token on average, where positive; which they are."""
     with torch.no_grad():
         pre = product(x, weight, dtype).add_(bias)
-        smallest = batch_threshold(pre, k, keep)
-        mask = pre >= smallest
-        selection = Selection.of_mask(mask)
-        chosen = pre[mask]
-    return _SelectedLinear.apply(chosen, x, weight, bias, selection), selection, smallest
+        if keep is not None:
+            pre.masked_fill_(~keep.unsqueeze(-1), 0.0)
+        places, chosen = largest(pre.flatten(), k * (len(x) if keep is None else int(keep.sum())))
+    selection = Selection.of_places(places, *pre.shape)
+    return _SelectedLinear.apply(chosen, x, weight, bias, selection), selection
 
 
-def batch_threshold(
-    pre: Float[Tensor, "*tokens d_sae"], k: int, keep: Bool[Tensor, "*tokens"] | None
-) -> Float[Tensor, ""]:
-    """The smallest of the largest pre-activations of kept tokens, k a token on average."""
-    counting = pre if keep is None else pre.masked_fill(~keep.unsqueeze(-1), 0.0)
-    tokens = pre.shape[:-1].numel() if keep is None else int(keep.sum())
-    return largest_values_begin_at(counting.flatten(), k * tokens)
-
-
-SAMPLED = 16
+SAMPLED = 64
 """One of so many values is looked at to guess where the largest ones begin."""
 
 
-def largest_values_begin_at(values: Float[Tensor, " n"], count: int) -> Float[Tensor, ""]:
-    """The smallest of the `count` largest values, or the smallest positive one if fewer are positive.
+def largest(values: Float[Tensor, " n"], count: int) -> tuple[Int[Tensor, " m"], Float[Tensor, " m"]]:
+    """Where the `count` largest values are, in order of place, and the values; fewer if fewer are positive.
 
     A full selection over a batch of pre-activations costs more than the encoder's product. A sample of them says
     about where the largest begin; what exceeds a bound below that is few, and holds them unless the sample
-    misled: then all are looked at. No positive value: infinity.
+    misled: then all are looked at. Values equal to the smallest of the largest are all among them.
     """
-    if count < 1:
-        return values.new_tensor(torch.inf)
     sample = values[::SAMPLED]
     wanted = min(len(sample), 2 * count // SAMPLED + 1)
     bound = sample.kthvalue(len(sample) - wanted + 1).values
     for lowest in (bound, torch.zeros_like(bound)):
-        above = values[values > lowest.clamp(min=0.0)]
-        if len(above) >= count:
-            return above.kthvalue(len(above) - count + 1).values
-    return above.min() if len(above) else values.new_tensor(torch.inf)
+        places = (values > lowest.clamp(min=0.0)).nonzero().squeeze(-1)
+        found = values[places]
+        if len(found) > count > 0:
+            kept = found >= found.kthvalue(len(found) - count + 1).values
+            return places[kept], found[kept]
+    return (places, found) if count else (places[:0], found[:0])
 
 
 def decode_selected(

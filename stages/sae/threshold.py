@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stages.sae.architecture import ThresholdRow
 from stages.sae.codes import Codes, DenseCodes, SparseCodes
-from stages.sae.products import batch_threshold, batch_topk_linear, product
+from stages.sae.products import batch_topk_linear, largest, product
 from stages.sae.sparsifier import FusedSparsifier, Sparsifier
 
 FOLLOWING = 0.01
@@ -96,8 +96,9 @@ class _Step(torch.autograd.Function):
 class BatchTopK(FusedSparsifier):
     """The k n largest pre-activations of n tokens pass, where positive (Bussmann et al. 2024, arXiv 2412.06410, eq. 2).
 
-    A token thereby gets as many latents as it needs. What a token gets must not depend on the others at inference: a
-    trained SAE uses a threshold, the running mean of each batch's smallest code, and is saved as JumpReLU.
+    A token thereby gets as many latents as it needs; in training, one that does not count gets none. What a token gets
+    must not depend on the others at inference: a trained SAE uses a threshold, the running mean of each batch's
+    smallest code, and is saved as JumpReLU.
     """
 
     threshold: Float[Tensor, ""]
@@ -116,8 +117,12 @@ class BatchTopK(FusedSparsifier):
     ) -> Float[Tensor, "*tokens d_sae"]:
         if not self.training:
             return torch.where(pre > self.threshold.clamp(min=0.0), pre, 0.0)
-        self.seen = batch_threshold(pre.detach(), self.k, keep)
-        return torch.where(pre >= self.seen, pre, 0.0)
+        counting = pre.detach() if keep is None else pre.detach().masked_fill(~keep.unsqueeze(-1), 0.0)
+        tokens = pre.shape[:-1].numel() if keep is None else int(keep.sum())
+        places, _ = largest(counting.flatten(), self.k * tokens)
+        chosen = pre.flatten()[places]
+        self._see(chosen)
+        return torch.zeros_like(pre).flatten().scatter(0, places, chosen).view_as(pre)
 
     def encode(
         self,
@@ -132,12 +137,16 @@ class BatchTopK(FusedSparsifier):
             pre = product(flat, weight, products) + bias
             return DenseCodes(self.select(pre.view(*x.shape[:-1], -1)))
         kept = None if keep is None else keep.flatten()
-        values, selection, self.seen = batch_topk_linear(flat, weight, bias, self.k, kept, products)
+        values, selection = batch_topk_linear(flat, weight, bias, self.k, kept, products)
+        self._see(values)
         return SparseCodes(values, selection, tuple(x.shape[:-1]))
+
+    def _see(self, chosen: Float[Tensor, " choices"]) -> None:
+        self.seen = chosen.detach().min() if len(chosen) else None
 
     @torch.no_grad()
     def follow(self) -> None:
-        if self.seen is not None and self.seen.isfinite():
+        if self.seen is not None:
             self.threshold.copy_(self.seen if self.threshold < 0 else self.threshold.lerp(self.seen, FOLLOWING))
 
     def extra_repr(self) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Literal, get_args
+from dataclasses import asdict, replace
+from typing import Any, Literal, get_args
 
 from pydantic.dataclasses import dataclass
 
@@ -42,12 +42,19 @@ class Variant:
     """How the windows of a step are put together."""
     stopping: StoppingRow | None = None
     """When training may end early; null for never."""
+    reported: str | None = None
+    """What its source says came out; null where that is not comparable."""
     layers: Literal["one", "curriculum"] = "one"
     """`curriculum` trains an SAE on each layer that the profile names, one after the other."""
     instrumentation: bool = False
     """Whether the log also has gradient norms of all parameters, statistics of parts, and memory."""
     control: Control | None = None
     """What a control takes from its variant; null for a row of its own."""
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Everything that decides what is trained: all but the texts."""
+        return {key: value for key, value in asdict(self).items() if key not in ("source", "reading", "reported")}
 
     @property
     def temporal(self) -> bool:

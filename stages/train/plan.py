@@ -185,7 +185,7 @@ def fingerprint(config: TrainConfig, store: ActivationStore, layer: int) -> str:
     """sha256 of everything that decides what a training leaves behind, the code of its stages included."""
     return digest(
         {
-            "variant": asdict(config.variant),
+            "variant": config.variant.numbers,
             "seed": config.seed,
             "steps": config.steps,
             "batch_rows": config.batch_rows,

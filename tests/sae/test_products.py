@@ -41,7 +41,7 @@ def test_selection_sums_equal_dense_products(n: int, width: int, d: int, seed: i
         mask.scatter_(-1, indices, True)
     else:
         mask = torch.rand(n, width, generator=generator) < 0.4
-        selection = Selection.of_mask(mask)
+        selection = Selection.of_places(mask.flatten().nonzero().squeeze(-1), n, width)
     values = torch.randn(len(selection.latents), generator=generator)
     dense = torch.zeros(n, width)
     dense[selection.tokens, selection.latents] = values

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stages.sae.architecture import ThresholdRow
-from stages.sae.products import largest_values_begin_at
+from stages.sae.products import largest
 from stages.sae.threshold import BatchTopK, JumpReLU, for_inference
 
 N, D_SAE = 50, 12
@@ -68,6 +68,7 @@ def test_batchtopk_spends_nothing_on_tokens_that_do_not_count() -> None:
     pre[~keep] = 100.0
     found = BatchTopK(3).select(pre, keep)
     torch.testing.assert_close(found[keep], BatchTopK(3).select(pre[keep]))
+    assert not found[~keep].any()
 
 
 def test_batchtopk_infers_by_the_running_mean_of_its_smallest_codes() -> None:
@@ -93,7 +94,7 @@ def test_batchtopk_infers_by_the_running_mean_of_its_smallest_codes() -> None:
     st.sampled_from(["normal", "few positive", "equal", "sorted"]),
     st.data(),
 )
-def test_where_the_largest_values_begin(n: int, seed: int, kind: str, data: st.DataObject) -> None:
+def test_the_largest_values_are_found(n: int, seed: int, kind: str, data: st.DataObject) -> None:
     values = torch.randn(n, generator=torch.Generator().manual_seed(seed))
     if kind == "few positive":
         values = values - 2
@@ -102,9 +103,13 @@ def test_where_the_largest_values_begin(n: int, seed: int, kind: str, data: st.D
     elif kind == "sorted":  # a sample sees all parts alike, but its bound may hold too few
         values = values.sort().values
     count = data.draw(st.integers(1, n))
-    found = largest_values_begin_at(values, count)
+    places, found = largest(values, count)
+    assert torch.equal(values[places], found) and torch.equal(places, places.sort().values)
     positive = values[values > 0].sort(descending=True).values
-    if len(positive) == 0:
-        assert found == torch.inf
-    else:
-        assert found == positive[min(count, len(positive)) - 1]
+    if len(positive) > count:
+        positive = positive[: int((positive >= positive[count - 1]).sum())]  # ties
+    assert torch.equal(found.sort(descending=True).values, positive)
+
+
+def test_no_largest_values_of_none() -> None:
+    assert len(largest(torch.ones(5), 0)[0]) == 0

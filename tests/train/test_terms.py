@@ -49,7 +49,7 @@ def test_levels_are_reconstructions_from_the_first_latents() -> None:
     with torch.no_grad():
         sae.W_dec.copy_(W_dec)
         sae.b_dec.copy_(b_dec)
-    selection = Selection.of_mask((codes > 0).flatten(0, 1))
+    selection = Selection.of_places((codes > 0).flatten().nonzero().squeeze(-1), 16, D_SAE)
     sparse = SparseCodes(codes[codes > 0], selection, tuple(codes.shape[:-1]))
     for form in (DenseCodes(codes), sparse):
         for width, error in zip((2, 5, D_SAE), level_errors(x, form, sae, levels), strict=True):

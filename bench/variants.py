@@ -1,0 +1,68 @@
+"""Every row of the table of variants at one size: seed 0, 8,000 steps, the current profile's store.
+
+    python -m bench.variants [--minutes M]     train and evaluate the rows that are missing, one after the other
+    python -m bench.variants --table           print the table from the rows that are there
+
+`window3-lowmem` needs a store with the layers of its curriculum:
+    pipeline harvest --layer 5 --layer 8 --layer 11
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from bench.rows import ROOT, fill, read_row, row_path
+from stages.report.metric import FSM, TCS
+from stages.sae.table import load_variants
+
+SEED = 0
+NULLS = ("", "_inputs_permuted", "_codes_permuted")
+
+
+def names() -> list[str]:
+    """All rows but controls."""
+    return [name for name, row in load_variants(ROOT / "variants.yaml").items() if row.control is None]
+
+
+def line(name: str, row: dict[str, Any]) -> list[str]:
+    """A row of the table: what was done, what it gave, each temporal metric beside its nulls."""
+    if not row:
+        return [name, "not run"]
+    if "ended" in row:
+        return [name, row["ended"].splitlines()[0]]
+    summary = row["summary"]
+
+    def number(metric: str, form: str) -> str:
+        value = summary.get(metric)
+        return "-" if value is None else format(value, form)
+
+    steps = f"{summary['steps_done']:,} of {summary['steps_planned']:,}"
+    minutes = "-" if row["seconds"] is None else f"{row['seconds'] / 60:.0f}"
+    facts = [steps, minutes, number("explained_variance_centred", ".4f"), number("l0", ".1f")]
+    facts += [number("l0_codes", ".1f"), number("dead_latents", ".0f"), number("ce_loss_score", ".4f")]
+    return [name, *facts, *(" / ".join(number(m.name + null, ".4f") for null in NULLS) for m in (*TCS, FSM[0]))]
+
+
+def table() -> str:
+    """The table in Markdown."""
+    heads = ["row", "steps", "minutes", "explained variance", "L0", "L0 of codes", "dead", "CE score"]
+    heads += [f"{metric.title} / inputs permuted / codes permuted" for metric in (*TCS, FSM[0])]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines += ["| " + " | ".join(line(name, read_row(row_path(name, SEED)))) + " |" for name in names()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    arguments = parser.parse_args()
+    if arguments.table:
+        print(table())
+    else:
+        fill([(name, SEED) for name in names()], arguments.minutes)
+
+
+if __name__ == "__main__":
+    main()
