@@ -97,5 +97,10 @@ def instruments(sae: SAE) -> dict[str, float]:
             found[f"part/{name}_mean"] = parameter.mean()
             found[f"part/{name}_std"] = parameter.std(correction=0)
     found["not_finite"] = torch.stack([(~parameter.isfinite()).sum() for parameter in sae.parameters()]).sum()
-    found["memory_peak"] = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    found["memory_peak"] = float(peak_memory())
     return {name: float(value) for name, value in found.items()}
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has had in memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

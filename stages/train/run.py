@@ -13,6 +13,7 @@ from typing import Any
 from stages.sae import files as sae_files
 from stages.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from stages.train.config import TrainConfig
+from stages.train.measure import peak_memory
 from stages.train.plan import TrainPlan, check_plan, fingerprint, make_plan
 from stages.train.trainer import Trainer
 from store import ActivationStore
@@ -183,5 +184,6 @@ class Run:
                 "steps": steps,
                 "seconds": seconds,
                 "positions_per_second": tokens / seconds if steps else None,
+                "memory_peak_bytes": peak_memory(),
             },
         )
