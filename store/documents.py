@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from store.files import sync_folder, temporary_name, writing
+from store.footer import Claims, read_claims
 from store.problem import Problem
 
 SPLITS = ("train", "heldout")
@@ -136,9 +137,11 @@ def _table(content: bytes | Path, columns: list[str]) -> pa.Table:
     schema = pa.schema([SCHEMA.field(name) for name in columns])
     texts = [field.name for field in SCHEMA if field.type == pa.string()]
     try:
-        source = pa.BufferReader(content) if isinstance(content, bytes) else content
-        with pq.ParquetFile(source, read_dictionary=texts) as file:
-            _check_claims(file, size)
+        whole = content if isinstance(content, bytes) else content.read_bytes()
+        _check_claims(read_claims(whole), size)
+        with pq.ParquetFile(pa.BufferReader(whole), read_dictionary=texts) as file:
+            if not file.schema.to_arrow_schema().equals(SCHEMA):
+                raise ValueError("other columns or types")
             encoded = file.read(columns)
         encoded.validate(full=True)
         spelled_out = sum(_text_bytes(encoded.column(name)) for name in columns if name in texts)
@@ -157,15 +160,12 @@ def _table(content: bytes | Path, columns: list[str]) -> pa.Table:
     return table
 
 
-def _check_claims(file: pq.ParquetFile, size: int) -> None:
-    """Refuse another schema, codecs without bound, and more rows than so many bytes can hold."""
-    facts = file.metadata
-    groups = [facts.row_group(i) for i in range(facts.num_row_groups)]
-    codecs = {group.column(i).compression for group in groups for i in range(group.num_columns)}
-    if not file.schema.to_arrow_schema().equals(SCHEMA) or not codecs <= CODECS:
-        raise ValueError("other columns, types or compression")
-    if max(facts.num_rows, sum(group.num_rows for group in groups)) > max(FEW_ROWS, size):
-        raise ValueError(f"{facts.num_rows:,} rows in {size:,} bytes")
+def _check_claims(claims: Claims, size: int) -> None:
+    """Refuse codecs without bound, and more rows than so many bytes can hold."""
+    if not claims.codecs <= CODECS:
+        raise ValueError(f"pages compressed by {', '.join(sorted(claims.codecs))}")
+    if max(claims.n_rows, sum(claims.group_rows)) > max(FEW_ROWS, size):
+        raise ValueError(f"{claims.n_rows:,} rows in {size:,} bytes")
 
 
 def _text_bytes(column: pa.ChunkedArray) -> int:
