@@ -4,7 +4,7 @@
     python -m bench.variants --table           print the table from the rows that are there
 
 `window3-lowmem` needs a store with the layers of its curriculum:
-    pipeline harvest --layer 5 --layer 8 --layer 11
+    pipeline harvest --layer 5 --layer 8 --layer 11 --store data/stores/embedded-L5-8-11
 """
 
 from __future__ import annotations

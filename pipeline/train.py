@@ -132,7 +132,7 @@ def layers_of(row: Variant, profile: Profile, opened: ActivationStore) -> list[i
             where=opened.path,
             expected=f"layers {', '.join(map(str, asked))}" if asked else f"profiles.{profile.name}.train.curriculum",
             found=f"layers {', '.join(map(str, sorted(opened.layers)))}",
-            do=f"run: pipeline harvest --profile {profile.name} {options}, and train with --store {place}"
+            do=f"run: pipeline harvest --profile {profile.name} {options} --store {place}, and train with that --store"
             if asked
             else "name the layers there",
             usage=True,
