@@ -53,14 +53,14 @@ def read_row(path: Path) -> dict[str, Any]:
 
 
 def fill(jobs: Sequence[tuple[str, int]], minutes: float) -> None:
-    """Measure the rows of variants and seeds that are missing, in their order, until the time is over.
+    """Measure rows of variants and seeds, those that are missing before those that are outdated, until the time is over.
 
     With `minutes` no row is begun that would take longer than what is left, if it took as long as the longest so far.
     """
     profile = read_params(ROOT).profile
     variants = load_variants(ROOT / "variants.yaml")
     begun, longest = time.monotonic(), 0.0
-    for variant, seed in jobs:
+    for variant, seed in sorted(jobs, key=lambda job: row_path(*job).exists()):
         row = find_variant(variants, variant)
         opened = store.open(store_of(row.layers, profile))
         config = make_config(row, profile.train, seed=seed, steps=STEPS)

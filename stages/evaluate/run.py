@@ -26,7 +26,7 @@ from store.files import digest, write_json
 from store.problem import Problem
 from store.progress import SILENT, Progress
 
-METRICS_VERSION = 2
+METRICS_VERSION = 3
 """Raised whenever a change to this code changes a number, so that old results are not reused."""
 
 
