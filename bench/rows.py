@@ -53,7 +53,7 @@ def read_row(path: Path) -> dict[str, Any]:
 
 
 def fill(jobs: Sequence[tuple[str, int]], minutes: float) -> None:
-    """Measure rows of variants and seeds, those that are missing before those that are outdated, until the time is over.
+    """Measure rows of variants and seeds until the time is over: those that are missing before those that are outdated.
 
     With `minutes` no row is begun that would take longer than what is left, if it took as long as the longest so far.
     """
