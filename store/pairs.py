@@ -39,6 +39,11 @@ def pairs_by_lag(document: Int[np.ndarray, "batch seq"]) -> Int[np.ndarray, " se
     return counts
 
 
+def same_document(document: Int[Tensor, "batch seq"]) -> Bool[Tensor, "batch seq seq"]:
+    """True at [b, t, s] where positions s and t share a document."""
+    return (document[:, :, None] == document[:, None, :]) & (document >= 0)[:, :, None]
+
+
 def pair_mask(document: Int[Tensor, "batch seq"], first: int, last: int) -> Bool[Tensor, "batch seq seq"]:
     """True at [b, t, s] where position s lies `first` to `last` places before t in the same document.
 
@@ -46,5 +51,4 @@ def pair_mask(document: Int[Tensor, "batch seq"], first: int, last: int) -> Bool
     """
     positions = torch.arange(document.shape[1], device=document.device)
     lag = positions[:, None] - positions[None, :]
-    same = (document[:, :, None] == document[:, None, :]) & (document >= 0)[:, :, None]
-    return same & (lag >= first) & (lag <= last)
+    return same_document(document) & (lag >= first) & (lag <= last)

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from stages.sae.build import Blueprint
-from stages.sae.files import load
+from stages.sae.loading import load
 from stages.sae.model import SAE
 from stages.sae.objective_row import width_of
 from stages.sae.variant import Variant

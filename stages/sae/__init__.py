@@ -1,6 +1,7 @@
 """The SAE family: models, the table of variants, files."""
 
-from stages.sae.files import load, load_gemma_scope, save
+from stages.sae.files import save
+from stages.sae.loading import load, load_gemma_scope
 from stages.sae.model import SAE
 from stages.sae.normalisation import Normalisation
 from stages.sae.table import find_variant, load_variants

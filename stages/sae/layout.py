@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from store.pairs import same_document
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -32,8 +34,7 @@ class Layout:
     @cached_property
     def visible(self) -> Bool[Tensor, "batch seq seq"]:
         """[b, t, s]: whether s is a token of t's document, at t or before it."""
-        same = self.segments[:, :, None] == self.segments[:, None]
-        return (same & self.keep[:, :, None]).tril()
+        return same_document(self.segments).tril()
 
     def reaches_back(self, lag: int) -> Bool[Tensor, "batch seq"]:
         """Whether the token `lag` before each one belongs to its document."""

@@ -30,7 +30,9 @@ class Encoding(NamedTuple):
     inputs: Float[Tensor, "*tokens d_in"]
     """What the encoder read."""
     pre: Float[Tensor, "*tokens d_sae"] | None
-    """What the sparsifier saw, in units of codes; None where it never stood in memory."""
+    """What the sparsifier saw; None where it never stood in memory."""
+    scale: Float[Tensor, "*tokens 1"] | None = None
+    """What codes are times as large as the sparsifier left them; None for 1."""
 
 
 class SAE(nn.Module):
@@ -124,7 +126,7 @@ class SAE(nn.Module):
         else:
             inputs = inputs - self.b_dec.detach()
             bias = bias + self._decoder_bias()
-        codes, pre = self._sparsified(inputs, bias.masked_fill(self.pruned, -torch.inf), keep)
+        codes, pre, scale = self._sparsified(inputs, bias.masked_fill(self.pruned, -torch.inf), keep)
         if self.gate is not None:
             assert layout is not None
             codes = DenseCodes(codes.dense() * self.gate(layout))
@@ -133,7 +135,7 @@ class SAE(nn.Module):
             codes = DerivedCodes(self.integrator(codes.dense(), layout), codes)
         if predicted is not None:
             codes = DerivedCodes(codes.dense() + predicted.codes, codes)
-        return Encoding(codes, inputs, pre)
+        return Encoding(codes, inputs, pre, scale)
 
     def encode(
         self,
@@ -168,9 +170,10 @@ class SAE(nn.Module):
     def pre_activations(
         self, encoding: Encoding, latents: Int[Tensor, " n_latents"]
     ) -> Float[Tensor, "*tokens n_latents"]:
-        """What the encoder gave the sparsifier for some latents."""
+        """What the encoder gave the sparsifier for some latents, in the units of the codes."""
         if encoding.pre is not None:
-            return encoding.pre.index_select(-1, latents)
+            pre = encoding.pre.index_select(-1, latents)
+            return pre if encoding.scale is None else pre * encoding.scale
         bias = (self.b_enc if self.prediction is not None else self.b_enc + self._decoder_bias()).index_select(
             0, latents
         )
@@ -191,19 +194,17 @@ class SAE(nn.Module):
 
     def _sparsified(
         self, inputs: Float[Tensor, "*tokens d_in"], bias: Float[Tensor, " d_sae"], keep: Bool[Tensor, "*tokens"] | None
-    ) -> tuple[Codes, Float[Tensor, "*tokens d_sae"] | None]:
-        """Codes of the encoder's inputs, and the pre-activations where they were needed as a whole."""
+    ) -> tuple[Codes, Float[Tensor, "*tokens d_sae"] | None, Float[Tensor, "*tokens 1"] | None]:
+        """Codes of the encoder's inputs, the pre-activations where they were needed as a whole, and their scale."""
         if self.norm is None and isinstance(self.sparsifier, FusedSparsifier):
-            return self.sparsifier.encode(inputs, self.W_enc, bias, self.products, keep), None
+            return self.sparsifier.encode(inputs, self.W_enc, bias, self.products, keep), None, None
         if self.norm is None:
             pre = self._product(inputs) + bias
-            return DenseCodes(self.sparsifier.select(pre, keep)), pre
+            return DenseCodes(self.sparsifier.select(pre, keep)), pre, None
         normed = self.norm(self._product(inputs) + self._decoder_bias(), keep)
         pre = normed.pre + self.b_enc.masked_fill(self.pruned, -torch.inf)
         codes = self.sparsifier.select(pre, keep)
-        if normed.scale is None:
-            return DenseCodes(codes), pre
-        return DenseCodes(codes * normed.scale), pre * normed.scale
+        return DenseCodes(codes if normed.scale is None else codes * normed.scale), pre, normed.scale
 
     def _product(self, inputs: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_sae"]:
         return product(inputs.flatten(0, -2), self.W_enc, self.products).view(*inputs.shape[:-1], -1)

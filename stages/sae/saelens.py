@@ -16,7 +16,8 @@ from sae_lens.registry import SAE_CLASS_REGISTRY, register_sae_class
 from sae_lens.saes.sae import SAEConfig
 from torch import Tensor
 
-from stages.sae.files import COMPOSED, empty
+from stages.sae.files import COMPOSED
+from stages.sae.loading import empty
 
 
 @dataclass

@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import stages.sae
-import stages.train
 from stages.precision import cpu_capability, native_dtype
 from stages.train.config import TrainConfig
 from stages.train.schedule import ends_of_schedules
@@ -200,13 +198,34 @@ def fingerprint(config: TrainConfig, store: ActivationStore, layer: int) -> str:
 
 
 def _code() -> dict[str, str]:
-    """sha256 of each module of the two packages as a syntax tree: comments and layout do not count."""
-    folders = [Path(path) for package in (stages.sae, stages.train) for path in package.__path__]
-    modules = sorted(path for folder in folders for path in folder.glob("*.py"))
-    return {f"{path.parent.name}/{path.name}": _module(path, path.stat().st_mtime_ns) for path in modules}
+    """sha256 of each module that training runs, as a syntax tree: comments and layout do not count.
+
+    These are the modules of the two packages that its loop imports, directly or not: changes to what only reads SAEs or
+    tables outdate no run.
+    """
+    found: dict[str, str] = {}
+    waiting = ["stages.train.loop"]
+    while waiting:
+        name = waiting.pop()
+        path = _ROOT.joinpath(*name.split(".")).with_suffix(".py")
+        if name not in found and path.is_file():
+            found[name], imported = _module(path, path.stat().st_mtime_ns)
+            waiting += imported
+    return found
+
+
+_ROOT = Path(__file__).parents[2]
 
 
 @cache
-def _module(path: Path, changed: int) -> str:
-    """sha256 of a module's syntax tree; a quarter of a second for all of them, so each is read once."""
-    return digest(ast.dump(ast.parse(path.read_bytes())))
+def _module(path: Path, changed: int) -> tuple[str, list[str]]:
+    """sha256 of a module's syntax tree and the modules of the two packages that it imports.
+
+    A quarter of a second for all of them, so each is read once.
+    """
+    tree = ast.parse(path.read_bytes())
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("stages.sae", "stages.train")):
+            names += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return digest(ast.dump(tree)), names

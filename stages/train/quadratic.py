@@ -85,11 +85,6 @@ def gradient_of(
     return result
 
 
-def same_document(segments: Int[Tensor, "batch seq"]) -> Bool[Tensor, "batch seq seq"]:
-    """Which positions of a window share a document."""
-    return (segments[:, :, None] == segments[:, None]) & (segments >= 0)[:, :, None]
-
-
 def lags_of(within: Bool[Tensor, "batch seq seq"]) -> Int[Tensor, "seq seq"]:
     """How far row t of such a matrix lies behind column s: t - s."""
     position = torch.arange(within.shape[1], device=within.device)

@@ -15,9 +15,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from stages.sae.objective_row import ScaleRow, TemporalRow
-from stages.train.quadratic import Quadratic, Quadratics, gradient_of, lags_of, laplacian, memory_of, same_document
+from stages.train.quadratic import Quadratic, Quadratics, gradient_of, lags_of, laplacian, memory_of
 from stages.train.randomness import generator_at
 from stages.train.schedule import Ramp
+from store.pairs import same_document
 from store.problem import Problem
 
 

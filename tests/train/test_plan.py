@@ -12,7 +12,7 @@ import pytest
 
 import store
 from stages.train import TrainSizes, check_plan, fingerprint, make_config, train
-from stages.train.plan import digest
+from stages.train.plan import _code, digest
 from store.problem import Problem
 from tests.train import small
 
@@ -88,6 +88,16 @@ def test_fingerprint_follows_what_decides_the_content(activations: store.Activat
 def test_comments_do_not_count_as_code() -> None:
     plain, commented = "x = 1\n", "# why\nx  =  1  # one\n"
     assert digest(ast.dump(ast.parse(plain))) == digest(ast.dump(ast.parse(commented)))
+
+
+def test_texts_and_code_that_only_reads_outdate_nothing(activations: store.ActivationStore) -> None:
+    row = small.variant()
+    told = replace(row, source="other", reading="other", reported="other")
+    one, other = (fingerprint(small.config(each), activations, small.LAYER) for each in (row, told))
+    assert one == other
+    hashed = set(_code())
+    assert {"stages.train.trainer", "stages.train.terms", "stages.sae.products", "stages.sae.inputs"} <= hashed
+    assert not hashed & {"stages.sae.loading", "stages.sae.table", "stages.sae.saelens", "stages.train.estimate"}
 
 
 def test_sizes_of_a_profile_make_a_configuration() -> None:
