@@ -6,25 +6,13 @@ python -m bench.controls --table           print the table from the rows that ar
 
 from __future__ import annotations
 
-import argparse
-
 from bench.controls_table import table
-from bench.rows import fill, read_rows
+from bench.rows import command, read_rows
 
 VARIANTS = ("warmup2000", "warmup2000+no-temporal", "warmup2000+permuted", "baseline", "topk")
 SEEDS = (0, 1, 2)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--table", action="store_true")
-    parser.add_argument("--minutes", type=float, default=float("inf"))
-    arguments = parser.parse_args()
-    if arguments.table:
-        print(table(read_rows(VARIANTS, SEEDS)))
-    else:
-        fill([(variant, seed) for seed in SEEDS for variant in VARIANTS], arguments.minutes)
-
-
 if __name__ == "__main__":
-    main()
+    jobs = [(variant, seed) for seed in SEEDS for variant in VARIANTS]
+    command(__doc__, jobs, lambda: table(read_rows(VARIANTS, SEEDS)))

@@ -7,9 +7,10 @@ these files alone.
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,18 @@ from store.problem import Problem
 ROOT = Path(__file__).parents[1]
 ROWS = RESULTS / "rows"
 STEPS = 8000
+
+
+def command(description: str | None, jobs: Sequence[tuple[str, int]], table: Callable[[], str]) -> None:
+    """The command line of a table: `--table` prints it, otherwise its missing rows are measured."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    arguments = parser.parse_args()
+    if arguments.table:
+        print(table())
+    else:
+        fill(jobs, arguments.minutes)
 
 
 def read_rows(variants: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:

@@ -9,10 +9,9 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
-from bench.rows import ROOT, fill, read_row, row_path
+from bench.rows import ROOT, command, read_row, row_path
 from stages.report.metric import FSM, TCS
 from stages.sae.table import load_variants
 
@@ -53,16 +52,5 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--table", action="store_true")
-    parser.add_argument("--minutes", type=float, default=float("inf"))
-    arguments = parser.parse_args()
-    if arguments.table:
-        print(table())
-    else:
-        fill([(name, SEED) for name in names()], arguments.minutes)
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, [(name, SEED) for name in names()], table)

@@ -106,7 +106,7 @@ def _train_all(runs: Sequence[Run], project: Project, progress: Progress, replac
 
 def _line(run: Run, result: TrainResult | Exception) -> tuple[str, ...]:
     """A run in the table that ends a queue."""
-    name = f"{run.config.variant.name}/seed{run.config.seed}" + f" layer {run.layer}"
+    name = f"{run.config.variant.name}/seed{run.config.seed} layer {run.layer}"
     if isinstance(result, Exception):
         what = result.what if isinstance(result, Problem) else repr(result)
         return name, what, "", "", ""

@@ -12,7 +12,6 @@ from pydantic import TypeAdapter
 from stages.sae.build import Blueprint
 from stages.sae.loading import load
 from stages.sae.model import SAE
-from stages.sae.objective_row import width_of
 from stages.sae.variant import Variant
 from store import ActivationStore
 from store.files import digest, file_sha256
@@ -99,13 +98,16 @@ class TrainedRun:
     def blueprint(self) -> Blueprint:
         """What the SAE was before training."""
         facts = self.facts
-        row = TypeAdapter(Variant).validate_python(facts["row"])
-        return Blueprint.of(row, facts["d_in"], facts["d_sae"], facts["k"] or 1, facts["context"])
+        return Blueprint.of(self._row, facts["d_in"], facts["d_sae"], facts["k"] or 1, facts["context"])
 
     @property
     def levels(self) -> list[int]:
         """How many latents each Matryoshka level uses."""
-        return [width_of(level["share"], self.facts["d_sae"]) for level in self.facts["row"]["objective"]["levels"]]
+        return self._row.objective.level_widths(self.facts["d_sae"])
+
+    @property
+    def _row(self) -> Variant:
+        return TypeAdapter(Variant).validate_python(self.facts["row"])
 
     def load(self) -> SAE:
         """The SAE, working on raw activations."""

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from stages.sae.model import SAE
+from stages.sae.objective_row import spans_of
 from store import ActivationStore
 from store.progress import SILENT, Progress
 
@@ -131,13 +132,12 @@ class VarianceMeter:
         )
 
     def _finished_levels(self, moments: InputMoments) -> list[dict[str, float]]:
-        density, first, found = self.fired_tokens / self.tokens, 0, []
-        for width, residual in zip(self.levels, self.level_residuals, strict=True):
-            own = density[first:width]
+        density, found = self.fired_tokens / self.tokens, []
+        for (first, last), residual in zip(spans_of(self.levels), self.level_residuals, strict=True):
+            own = density[first:last]
             explained = 1 - residual / moments.centred_squares
             alive = float((own > 0).double().mean())
             found.append({"l0": float(own.sum()), "alive": alive, "explained_variance_centred": explained})
-            first = width
         return found
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from itertools import product as pairs
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from stages.sae.architecture import AttentionRow, ConvolutionRow, PartsRow, PositionRow, ResidualRow
+from stages.sae.attention import attend
 from stages.sae.layout import Layout
 
 SELF_LOGIT = 16.0
@@ -87,15 +87,8 @@ class TemporalAttention(InputPart):
     def forward(self, x: Float[Tensor, "batch seq d_in"], layout: Layout | None) -> Float[Tensor, "batch seq d_in"]:
         assert layout is not None
         y = self.norm(x).masked_fill(~layout.keep.unsqueeze(-1), 0.0)
-        query, key, value = (self._heads(y @ matrix) for matrix in (self.query, self.key, self.value))
-        # A token outside of documents sees itself, so that its softmax is defined; nothing reads the result.
-        alone = torch.diag_embed(~layout.keep)
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=(layout.visible | alone).unsqueeze(1))
-        attended = seen.transpose(1, 2).flatten(2) @ self.output
+        attended = attend(y @ self.query, y @ self.key, y @ self.value, self.row.heads, layout) @ self.output
         return x + attended if self.row.skip else attended
-
-    def _heads(self, y: Float[Tensor, "batch seq d_in"]) -> Float[Tensor, "batch heads seq d_head"]:
-        return y.unflatten(-1, (self.row.heads, -1)).transpose(1, 2)
 
 
 class DilatedConvolution(InputPart):

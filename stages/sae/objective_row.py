@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -115,6 +117,11 @@ class LevelRow:
     """Weight of its loss."""
 
 
+def spans_of(widths: Iterable[int]) -> list[tuple[int, int]]:
+    """For levels of rising widths the latents that each adds: the first, and the one behind the last."""
+    return list(pairwise([0, *widths]))
+
+
 @dataclass(frozen=True, config=STRICT_KEYS)
 class ContrastRow:
     """Codes of adjacent tokens of a document should tell each other from those of other tokens.
@@ -178,6 +185,10 @@ class ObjectiveRow:
     """A term on the decoder's rows; null for none."""
     pruning: PruningRow | None = None
     """When rare latents go; null for never."""
+
+    def level_widths(self, d_sae: int) -> list[int]:
+        """How many latents each level may use."""
+        return [width_of(level.share, d_sae) for level in self.levels]
 
     def __post_init__(self) -> None:
         shares = [level.share for level in self.levels]

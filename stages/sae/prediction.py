@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from stages.sae.architecture import PredictionRow
+from stages.sae.attention import attend
 from stages.sae.layout import Layout
 
 EPSILON = 1e-6
@@ -63,11 +63,8 @@ class Prediction(nn.Module):
         """Predict `x` from `z`, both without what the decoder adds to every token."""
         z = z.masked_fill(~layout.keep.unsqueeze(-1), 0.0)
         before = layout.earlier(z, 1)
-        query, key, value = self.query(z), self.key(before), self.value(before)
-        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
-        alone = torch.diag_embed(~layout.keep)
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=(layout.visible | alone).unsqueeze(1))
-        codes = self.output(seen.transpose(1, 2).flatten(2)).relu()
+        seen = attend(self.query(z), self.key(before), self.value(before), self.heads, layout)
+        codes = self.output(seen).relu()
         direction = codes @ W_dec
         scale = (direction * x).sum(-1, keepdim=True) / (direction.norm(dim=-1, keepdim=True) + EPSILON).square()
         return Predicted(codes * scale, direction * scale)

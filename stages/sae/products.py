@@ -158,12 +158,18 @@ def batch_topk_linear(
 ) -> tuple[Float[Tensor, " choices"], Selection]:
     """The largest of `x @ weight + bias` of all kept tokens, k a token on average, where positive; which they are."""
     with torch.no_grad():
-        pre = product(x, weight, dtype).add_(bias)
-        if keep is not None:
-            pre.masked_fill_(~keep.unsqueeze(-1), 0.0)
-        places, chosen = largest(pre.flatten(), k * (len(x) if keep is None else int(keep.sum())))
-    selection = Selection.of_places(places, *pre.shape)
+        places, chosen = largest_of_batch(product(x, weight, dtype).add_(bias), k, keep)
+    selection = Selection.of_places(places, len(x), weight.shape[1])
     return _SelectedLinear.apply(chosen, x, weight, bias, selection), selection
+
+
+def largest_of_batch(
+    pre: Float[Tensor, "*tokens d_sae"], k: int, keep: Bool[Tensor, "*tokens"] | None
+) -> tuple[Int[Tensor, " m"], Float[Tensor, " m"]]:
+    """`largest` of kept tokens' values, k a token on average. Sets those of other tokens to zero."""
+    if keep is not None:
+        pre.masked_fill_(~keep.unsqueeze(-1), 0.0)
+    return largest(pre.flatten(), k * (pre.shape[:-1].numel() if keep is None else int(keep.sum())))
 
 
 SAMPLED = 64

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stages.sae.architecture import ThresholdRow
 from stages.sae.codes import Codes, DenseCodes, SparseCodes
-from stages.sae.products import batch_topk_linear, largest, product
+from stages.sae.products import batch_topk_linear, largest_of_batch, product
 from stages.sae.sparsifier import FusedSparsifier, Sparsifier
 
 FOLLOWING = 0.01
@@ -117,9 +117,7 @@ class BatchTopK(FusedSparsifier):
     ) -> Float[Tensor, "*tokens d_sae"]:
         if not self.training:
             return torch.where(pre > self.threshold.clamp(min=0.0), pre, 0.0)
-        counting = pre.detach() if keep is None else pre.detach().masked_fill(~keep.unsqueeze(-1), 0.0)
-        tokens = pre.shape[:-1].numel() if keep is None else int(keep.sum())
-        places, _ = largest(counting.flatten(), self.k * tokens)
+        places, _ = largest_of_batch(pre.detach().clone(), self.k, keep)
         chosen = pre.flatten()[places]
         self._see(chosen)
         return torch.zeros_like(pre).flatten().scatter(0, places, chosen).view_as(pre)

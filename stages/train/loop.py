@@ -65,10 +65,9 @@ def train_together(
     results: dict[Run, TrainResult | Exception] = {run: done for run in runs if (done := run.finished()) is not None}
     plans = {run: run.prepare(replace, progress) for run in runs if run not in results}
     if plans:
-        with following(next(iter(plans.values()))):
-            members = [Member(run, plan) for run, plan in plans.items()]
-            _step_together(members, progress)
-            results |= {member.run: member.failure or member.finish() for member in members}
+        members = [Member(run, plan) for run, plan in plans.items()]
+        _step_together(members, progress)
+        results |= {member.run: member.failure or member.finish() for member in members}
     return [results[run] for run in runs]
 
 
@@ -115,10 +114,11 @@ class Member:
         return self.failure is None and self.done < self.run.config.steps and not self.trainer.stopping.now
 
     def step(self, windows: WindowBatch) -> None:
-        """Do a step; an exception ends this training alone."""
+        """Do a step, with the threads of its own plan; an exception ends this training alone."""
         begun = time.perf_counter()
         try:
-            self._step(windows)
+            with following(self.plan):
+                self._step(windows)
         except Exception as error:  # whatever it is, the others must not pay for it; `train` raises it again
             self.failure = error
         self.seconds += time.perf_counter() - begun

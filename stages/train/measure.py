@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from stages.sae.model import SAE
-from stages.sae.objective_row import width_of
+from stages.sae.objective_row import spans_of
 from stages.sae.products import product
 from stages.train.objective import Batch, Evaluated, Objective, squared_norm
 
@@ -39,11 +39,8 @@ def measure(
     sums |= {"dead_latents": (dead | sae.pruned).sum(), "encoder_bias": sae.b_enc.mean()}
     if objective.row.pruning is not None:
         sums["pruned_latents"] = sae.pruned.sum()
-    first = 0
-    for index, level in enumerate(objective.row.levels):
-        last = width_of(level.share, sae.d_sae)
+    for index, (first, last) in enumerate(spans_of(objective.row.level_widths(sae.d_sae))):
         sums[f"level/{index}_dead_share"] = (dead | sae.pruned)[first:last].double().mean()
-        first = last
     numbers = torch.stack([value.to(torch.float64) for value in sums.values()]).tolist()
     terms = {f"loss/{name}": 0.0 for name in objective.terms}
     return {**terms, **dict(zip(sums, numbers, strict=True))}
@@ -75,13 +72,11 @@ def _of_part(sae: SAE, objective: Objective, batch: Batch, found: Evaluated) -> 
 
 def _of_levels(sae: SAE, objective: Objective, batch: Batch, found: Evaluated) -> dict[str, Float[Tensor, ""]]:
     """For each level the active latents that it adds, and what it and those before it leave of the inputs."""
-    values, first = {}, 0
+    values = {}
     active = (found.codes.events.dense() > 0) & batch.keep.unsqueeze(-1)
-    for index, (level, error) in enumerate(zip(objective.row.levels, found.errors, strict=True)):
-        last = width_of(level.share, sae.d_sae)
+    for index, (first, last) in enumerate(spans_of(objective.row.level_widths(sae.d_sae))):
         values[f"level/{index}_l0"] = active[..., first:last].sum() / max(1, batch.n_kept)
-        values[f"level/{index}_unexplained"] = squared_norm(error, batch)
-        first = last
+        values[f"level/{index}_unexplained"] = squared_norm(found.errors[index], batch)
     return values
 
 

@@ -93,7 +93,7 @@ class Objective:
         encoding = self._encode(sae, batch)
         codes = encoding.codes
         if row.levels:
-            errors = level_errors(batch.x, codes, sae, row.levels)
+            errors = level_errors(batch.x, codes, sae, row.level_widths(sae.d_sae))
             losses = [
                 level.weight * squared_norm(error, batch) for level, error in zip(row.levels, errors, strict=True)
             ]

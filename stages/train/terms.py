@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -9,24 +11,22 @@ from torch import Tensor
 
 from stages.sae.codes import Codes
 from stages.sae.model import SAE
-from stages.sae.objective_row import ContrastRow, LevelRow, SeparationRow, width_of
+from stages.sae.objective_row import ContrastRow, SeparationRow, spans_of, width_of
 from stages.train.randomness import generator_at
 from store.problem import Problem
 
 
 def level_errors(
-    x: Float[Tensor, "batch seq d_in"], codes: Codes, sae: SAE, levels: tuple[LevelRow, ...]
+    x: Float[Tensor, "batch seq d_in"], codes: Codes, sae: SAE, widths: Sequence[int]
 ) -> list[Float[Tensor, "batch seq d_in"]]:
     """What the first latents up to each level leave of the inputs (Bussmann et al. 2025, arXiv 2503.17547, eq. 6).
 
     Each level adds its own latents to the reconstruction of the one before, so all together cost one sparse decoding.
     """
-    error, first, errors = x - sae.b_dec, 0, []
-    for level in levels:
-        last = width_of(level.share, sae.d_sae)
+    error, errors = x - sae.b_dec, []
+    for first, last in spans_of(widths):
         error = error - codes.between(first, last).decode(sae.W_dec, sae.products)
         errors.append(error)
-        first = last
     return errors
 
 

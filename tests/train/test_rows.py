@@ -6,6 +6,7 @@ import contextlib
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from stages.sae import find_variant, load, load_variants
 from stages.sae.architecture import AttentionRow, NormRow, PartsRow, ThresholdRow
 from stages.sae.variant import Variant
 from stages.train import Collapse, Run, TrainConfig, TrainResult, train, train_together
+from stages.train.trainer import Trainer
 from store.files import files_below
+from store.progress import SILENT
 from tests.train import small
 
 TABLE = load_variants(small.TABLE)
@@ -141,6 +144,26 @@ def test_a_row_that_fails_leaves_the_others_as_they_are(activations: store.Activ
         assert content(tmp_path / "together" / name) == content(tmp_path / "alone" / name)
 
 
+def test_rows_in_lockstep_keep_the_threads_of_their_plans(
+    activations: store.ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that were begun with different numbers of threads go on with these, side by side."""
+    members, seen = runs(["topk", "baseline"], activations, tmp_path), []
+    for threads, run in zip((1, 2), members, strict=True):
+        torch.set_num_threads(threads)
+        run.prepare(True, SILENT)
+    torch.set_num_threads(1)
+    step = Trainer.step
+
+    def watched(trainer: Trainer, *arguments: Any, **named: Any) -> dict[str, float]:
+        seen.append((trainer.row.name, torch.get_num_threads()))
+        return step(trainer, *arguments, **named)
+
+    monkeypatch.setattr(Trainer, "step", watched)
+    train_together(members)
+    assert set(seen) == {("topk", 1), ("baseline", 2)} and torch.get_num_threads() == 1
+
+
 def test_lockstep_needs_the_same_windows(activations: store.ActivationStore, tmp_path: Path) -> None:
     one = Run.of(config(TABLE["topk"]), activations, small.LAYER, tmp_path / "0")
     other = Run.of(config(TABLE["topk"], seed=1), activations, small.LAYER, tmp_path / "1")
@@ -148,19 +171,24 @@ def test_lockstep_needs_the_same_windows(activations: store.ActivationStore, tmp
         train_together([one, other])
 
 
+SAME = [
+    (name, changed, True)
+    for name in ("baseline", "topk", "minimal-base", "tsa-stable")
+    for changed in ("recompute", "")
+]
+"""Rows, what changes in their batches (nothing: instrumentation), and whether to the bit. Batch statistics and pairs
+are those of a part, so only rows without them learn the same from accumulated gradients."""
+
+
 @pytest.mark.parametrize(
-    ("changed", "exact"),
-    [({"accumulate": 2}, False), ({"recompute": True}, True), ({}, True)],
-    ids=["accumulate", "recompute", "instrumentation"],
+    ("name", "changed", "exact"), [*SAME, ("baseline", "accumulate", False), ("topk", "accumulate", False)]
 )
-@pytest.mark.parametrize("name", ["baseline", "topk", "minimal-base", "tsa-stable"])
 def test_how_batches_are_computed_does_not_change_what_is_learned(
-    name: str, changed: dict[str, object], exact: bool, activations: store.ActivationStore, tmp_path: Path
+    name: str, changed: str, exact: bool, activations: store.ActivationStore, tmp_path: Path
 ) -> None:
-    if name in ("minimal-base", "tsa-stable") and not exact:
-        pytest.skip("batch statistics and pairs are those of a part")
     row = replace(small.scaled(TABLE[name], STEPS), name="row")
-    other = replace(row, batches=replace(row.batches, **changed), instrumentation=not changed)  # type: ignore[arg-type]
+    batches = {"recompute": {"recompute": True}, "accumulate": {"accumulate": 2}, "": {}}[changed]
+    other = replace(row, batches=replace(row.batches, **batches), instrumentation=not changed)  # type: ignore[arg-type]
     saes = []
     for index, each in enumerate((row, other)):
         train(small.config(each, steps=STEPS), activations, small.LAYER, tmp_path / str(index))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stages.sae import load_variants
 from stages.sae.codes import DenseCodes, SparseCodes
 from stages.sae.model import SAE
 from stages.sae.objective_row import AdaptiveRow, ContrastRow, DecayRow, LevelRow, ScaleRow, SeparationRow, TemporalRow
@@ -18,6 +19,7 @@ from stages.train.randomness import generator_at
 from stages.train.temporal import TemporalTerms
 from stages.train.terms import contrast, level_errors, separation
 from store.problem import Problem
+from tests.train import small
 
 D_IN, D_SAE = 6, 20
 SEGMENTS = torch.tensor([[-1, 0, 0, 0, 0, 1, 1, -1], [-1, 2, 3, 3, 3, 3, 3, 3]], dtype=torch.int32)
@@ -44,7 +46,11 @@ def made(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def test_levels_are_reconstructions_from_the_first_latents() -> None:
     x, codes, W_dec, b_dec = made()
-    levels = (LevelRow(0.1, 1.0), LevelRow(0.25, 1.0), LevelRow(1.0, 1.0))
+    row = replace(
+        load_variants(small.TABLE)["topk"].objective, levels=(LevelRow(0.1, 1), LevelRow(0.25, 1), LevelRow(1, 1))
+    )
+    widths = row.level_widths(D_SAE)
+    assert widths == [2, 5, D_SAE]
     sae = SAE(D_IN, D_SAE, ReLU()).double()
     with torch.no_grad():
         sae.W_dec.copy_(W_dec)
@@ -52,7 +58,7 @@ def test_levels_are_reconstructions_from_the_first_latents() -> None:
     selection = Selection.of_places((codes > 0).flatten().nonzero().squeeze(-1), 16, D_SAE)
     sparse = SparseCodes(codes[codes > 0], selection, tuple(codes.shape[:-1]))
     for form in (DenseCodes(codes), sparse):
-        for width, error in zip((2, 5, D_SAE), level_errors(x, form, sae, levels), strict=True):
+        for width, error in zip((2, 5, D_SAE), level_errors(x, form, sae, widths), strict=True):
             torch.testing.assert_close(error, x - (codes[..., :width] @ W_dec[:width] + b_dec))
 
 
