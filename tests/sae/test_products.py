@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stages.sae import SAE
-from stages.sae.products import Selection, decode_selected, product, topk_linear
+from stages.sae.products import Selection, decode_selected, largest_of_rows, product, topk_linear
 from stages.sae.sparsifier import ReLU, Sparsifier, TopK
 from stages.sae.threshold import BatchTopK
 
@@ -56,6 +56,24 @@ def test_selection_sums_equal_dense_products(n: int, width: int, d: int, seed: i
     expected = dense.clone()
     expected[:, :first] = expected[:, last:] = 0
     torch.testing.assert_close(part.gather(values[kept], by_latent), expected @ by_latent, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 5),
+    st.integers(1, 70) | st.integers(1, 20).map(lambda groups: groups * 8),
+    st.integers(1, 9),
+    st.integers(2, 1000),
+    st.integers(0, 2**31),
+)
+def test_the_largest_of_rows_are_those_of_topk(n: int, width: int, k: int, values: int, seed: int) -> None:
+    """Among few different values there are ties: which of them are taken is open, how large they are is not."""
+    k = min(k, width)
+    pre = torch.randint(values, (n, width), generator=torch.Generator().manual_seed(seed)).float()
+    chosen, indices = largest_of_rows(pre, k)
+    assert torch.equal(chosen, pre.gather(1, indices))
+    assert all(len(set(row)) == k for row in indices.tolist())
+    assert torch.equal(chosen.sort(-1, descending=True).values, pre.topk(k, dim=-1).values)
 
 
 def test_gradients_of_the_sparse_functions_are_right() -> None:
