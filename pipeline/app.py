@@ -71,7 +71,12 @@ def train(
 
 @app.command()
 def evaluate(
-    runs: Annotated[list[Path] | None, typer.Argument(help="Folders of runs; all of params.yaml's if none.")] = None,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Runs, folders that SAELens saved, or Gemma Scope's params.npz; params.yaml's runs if none."
+        ),
+    ] = None,
     profile: ProfileFlag = None,
     store: StoreFlag = None,
     model: ModelFlag = None,

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import console
-from pipeline.params import read_params, with_model
+from pipeline.params import Profile, read_params, with_model
 from pipeline.paths import Project
 from store.files import write_json
 
 
 def run(name: str | None, runs: Sequence[Path], folder: str | None, model: str | None) -> None:
-    """Evaluate runs on heldout documents: those named, or all that params.yaml asks for."""
+    """Evaluate runs, or SAEs that others saved, on heldout documents: those named, or all that params.yaml asks for."""
     from stages.evaluate.run import evaluate
 
     project = Project.here()
@@ -20,9 +20,10 @@ def run(name: str | None, runs: Sequence[Path], folder: str | None, model: str |
     profile = with_model(params.named(name), model)
     asked = [project.run(profile, v, s) for v in params.run.variants for s in params.run.seeds]
     runs = runs or asked
+    outs = [_results_of(project, profile, run) for run in runs]
     with console.progress() as progress:
         results = evaluate(
-            [(run, project.results(profile, run)) for run in runs],
+            list(zip(runs, outs, strict=True)),
             folder or project.store(profile),
             profile.model,
             profile.evaluate,
@@ -30,6 +31,15 @@ def run(name: str | None, runs: Sequence[Path], folder: str | None, model: str |
         )
     if runs == asked:
         write_json(project.metrics(profile), {result.name: result.summary for result in results})
-    for run, result in zip(runs, results, strict=True):
-        print(f"{project.show(project.results(profile, run))}: {result.did}")
+    for out, result in zip(outs, results, strict=True):
+        print(f"{project.show(out)}: {result.did}")
         console.print_facts(result.facts())
+
+
+def _results_of(project: Project, profile: Profile, path: Path) -> Path:
+    """`results/<profile>/<variant>/seed<k>` of a run, `results/<profile>/<name>/foreign` of another SAE."""
+    from stages.evaluate.foreign import FOREIGN, foreign_name, is_foreign
+
+    if is_foreign(path):
+        return project.root / "results" / profile.name / foreign_name(path) / FOREIGN
+    return project.results(profile, path)

@@ -19,8 +19,8 @@ from stages.evaluate.consistency import SCALES
 from stages.evaluate.features import misc_metrics
 from stages.evaluate.heldout import HeldoutBatches
 from stages.evaluate.splicing import Splicing
+from stages.evaluate.subject import Subject
 from stages.evaluate.temporal import Temporal
-from stages.evaluate.trained_run import TrainedRun
 from stages.evaluate.variance import Variance
 from store import ActivationStore
 
@@ -56,7 +56,7 @@ class Evaluation:
 
     fingerprint: str
     """Digest of everything that decided the numbers."""
-    run: TrainedRun
+    subject: Subject
     """What was evaluated."""
     variance: Variance
     """Sparsity and variance metrics."""
@@ -77,6 +77,7 @@ class Evaluation:
         metrics = {category: {name: finite(scalars[name]) for name in names} for category, names in CATEGORIES.items()}
         metrics["misc_metrics"] = {name: finite(v) for name, v in misc_metrics(self.latents).items()}
         positions = self.batches.batch_rows * store.context
+        release, sae_id = self.subject.ids
         metrics["token_stats"] = {
             "total_tokens_eval_reconstruction": positions * len(self.batches.reconstruction),
             "total_tokens_eval_sparsity_variance": positions * len(self.batches.variance),
@@ -90,10 +91,10 @@ class Evaluation:
             "eval_result_details": latent_details(self.latents),
             "eval_result_unstructured": self._unstructured(store),
             "sae_bench_commit_hash": DEFINITIONS,
-            "sae_lens_id": f"seed{self.run.seed}",
-            "sae_lens_release_id": self.run.variant,
-            "sae_lens_version": self.run.sae_config.get("metadata", {}).get("sae_lens_version"),
-            "sae_cfg_dict": self.run.sae_config,
+            "sae_lens_id": sae_id,
+            "sae_lens_release_id": release,
+            "sae_lens_version": self.subject.sae_config.get("metadata", {}).get("sae_lens_version"),
+            "sae_cfg_dict": self.subject.sae_config,
         }
 
     def _config(self, store: ActivationStore) -> dict[str, Any]:
@@ -121,7 +122,7 @@ class Evaluation:
             "dead_latents": self.variance.dead_latents,
             "standard_errors": {name: finite(value) for name, value in self.splicing.errors.items()},
             "tokens": {"reconstruction": self.splicing.tokens, "sparsity_variance": self.variance.tokens},
-            "training": self.run.facts,
+            "training": self.subject.facts,
             "language_model": self.model,
             "store": {
                 "root": store.root,
@@ -139,9 +140,9 @@ class Evaluation:
         variance, splicing = self.variance.scalars, self.splicing.scalars
         errors = {f"{name}_se": value for name, value in self.splicing.errors.items()}
         numbers = {
-            "steps_planned": self.run.facts["steps_planned"],
-            "steps_done": self.run.facts["steps_done"],
-            "training_tokens": self.run.facts["tokens"],
+            "steps_planned": self.subject.facts.get("steps_planned", math.nan),
+            "steps_done": self.subject.facts.get("steps_done", math.nan),
+            "training_tokens": self.subject.facts.get("tokens", math.nan),
             "explained_variance_centred": variance["explained_variance_centred"],
             "explained_variance_saebench": variance["explained_variance"],
             "explained_variance_legacy": variance["explained_variance_legacy"],

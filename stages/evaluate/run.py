@@ -1,4 +1,4 @@
-"""Evaluate trained runs on the heldout rows of their store."""
+"""Evaluate trained runs, and SAEs that others saved, on the heldout rows of a store."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.features import latent_metrics
+from stages.evaluate.foreign import ForeignSAE, is_foreign
 from stages.evaluate.heldout import HeldoutBatches
 from stages.evaluate.output import CORE, SUMMARY, TEMPORAL, Evaluation, facts
 from stages.evaluate.splicing import reconstruction
+from stages.evaluate.subject import Subject
 from stages.evaluate.temporal import temporal
 from stages.evaluate.trained_run import TrainedRun
 from stages.evaluate.variance import sparsity_variance
@@ -59,9 +61,10 @@ def evaluate(
     A run whose results are there already, by fingerprint, is not evaluated again.
 
     Args:
-        runs: pairs of a training's folder and the folder that receives its `core.json` (SAEBench's schema)
-            `temporal.json` (temporal metrics, their nulls and references) and `summary.json` (flat numbers).
-        store: the activation store that all of them were trained on.
+        runs: pairs of what to evaluate (a training's folder, a folder that SAELens saved, or Gemma Scope's
+            `params.npz`) and the folder that receives `core.json` (SAEBench's schema), `temporal.json` (temporal
+            metrics, their nulls and references) and `summary.json` (flat numbers).
+        store: the activation store that all of them were trained on, or one of their model and layer.
         lm_config: the language model that made the store.
 
     Raises:
@@ -76,8 +79,8 @@ def evaluate(
     if waiting:
         lm = load_language_model(lm_config, progress)
         check_model(opened, lm)
-        for layer in sorted({task.trained.layer for task in waiting}):
-            group = [task for task in waiting if task.trained.layer == layer]
+        for layer in sorted({task.subject.layer for task in waiting}):
+            group = [task for task in waiting if task.subject.layer == layer]
             _evaluate_layer(group, lm, opened, layer, batches, progress)
     return [task.result("evaluated" if task in waiting else "finished before") for task in tasks]
 
@@ -87,7 +90,7 @@ class _Task:
     """One evaluation to do."""
 
     out: Path
-    trained: TrainedRun
+    subject: Subject
     fingerprint: str
 
     @classmethod
@@ -95,16 +98,16 @@ class _Task:
         cls, folder: Path, out: Path, store: ActivationStore, lm_config: ModelConfig, config: EvaluateConfig
     ) -> _Task:
         """Read and check the run."""
-        trained = TrainedRun.read(folder)
-        trained.check_store(store)
+        subject = ForeignSAE.read(folder, store) if is_foreign(folder) else TrainedRun.read(folder)
+        subject.check_store(store)
         decided = {
             "metrics_version": METRICS_VERSION,
-            "run": trained.identity,
+            "run": subject.identity,
             "store": store.root,
             "model_dtype": lm_config.dtype,
             "config": asdict(config),
         }
-        return cls(out, trained, digest(decided))
+        return cls(out, subject, digest(decided))
 
     @property
     def key(self) -> str:
@@ -122,7 +125,7 @@ class _Task:
 
     def result(self, did: str) -> EvaluationResult:
         """What the files now say."""
-        return EvaluationResult(self.trained.name, json.loads((self.out / SUMMARY).read_text()), did)
+        return EvaluationResult(self.subject.name, json.loads((self.out / SUMMARY).read_text()), did)
 
 
 def check_model(store: ActivationStore, lm: LanguageModel) -> None:
@@ -150,10 +153,12 @@ def _evaluate_layer(
     """Evaluate the runs of one layer and write their results, `core.json` last: it marks the end."""
     begun = time.monotonic()
     device = next(lm.model.parameters()).device
-    saes = {task.key: task.trained.load().to(device) for task in tasks}
-    levels = {task.key: task.trained.levels for task in tasks}
-    blueprints = {task.key: task.trained.blueprint for task in tasks}
+    saes = {task.key: task.subject.load().to(device) for task in tasks}
+    levels = {task.key: task.subject.levels for task in tasks}
     variances = sparsity_variance(saes, store, layer, batches.variance, progress, levels)
+    blueprints = {
+        task.key: task.subject.blueprint(saes[task.key], variances[task.key].scalars["l0_events"]) for task in tasks
+    }
     firings = {name: variance.firings for name, variance in variances.items()}
     temporals = temporal(saes, blueprints, firings, store, layer, batches.variance, progress)
     splicings = reconstruction(saes, Splice(lm, layer), store, batches.reconstruction, progress)
@@ -167,7 +172,7 @@ def _evaluate_layer(
         variance, splicing, out = variances[task.key], splicings[task.key], task.out
         latents = latent_metrics(saes[task.key], variance)
         evaluation = Evaluation(
-            task.fingerprint, task.trained, variance, splicing, temporals[task.key], latents, batches, model
+            task.fingerprint, task.subject, variance, splicing, temporals[task.key], latents, batches, model
         )
         write_json(out / SUMMARY, evaluation.summary())
         write_json(out / TEMPORAL, evaluation.temporal.document(task.fingerprint))

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from stages.evaluate.subject import Subject
 from stages.sae.build import Blueprint
 from stages.sae.loading import load
 from stages.sae.model import SAE
@@ -22,7 +23,7 @@ SAE_FOLDER = "sae"
 
 
 @dataclass(frozen=True)
-class TrainedRun:
+class TrainedRun(Subject):
     """The folder that a training left behind."""
 
     folder: Path
@@ -51,33 +52,19 @@ class TrainedRun:
         return cls(folder, facts, config)
 
     @property
-    def variant(self) -> str:
-        """Name of the variant in `variants.yaml`."""
-        return str(self.facts["variant"])
-
-    @property
-    def seed(self) -> int:
-        """Seed of the training."""
-        return int(self.facts["seed"])
-
-    @property
-    def name(self) -> str:
-        """How tables and messages call the run."""
-        return f"{self.variant}/seed{self.seed}"
+    def ids(self) -> tuple[str, str]:
+        return str(self.facts["variant"]), f"seed{self.facts['seed']}"
 
     @property
     def layer(self) -> int:
-        """Layer of the store that it was trained on."""
         return int(self.facts["layer"])
 
     @property
     def identity(self) -> str:
-        """sha256 of the files that the evaluation reads: equal runs need one evaluation."""
         weights = self.folder / SAE_FOLDER / "sae_weights.safetensors"
         return digest([self.facts, self.sae_config, file_sha256(weights)])
 
     def check_store(self, store: ActivationStore) -> None:
-        """A Problem unless the run was trained on exactly this store and a layer of it."""
         if self.facts["store_root"] != store.root:
             raise Problem(
                 f"{self.name} was trained on another activation store.",
@@ -94,15 +81,13 @@ class TrainedRun:
                 found=self.layer,
             )
 
-    @property
-    def blueprint(self) -> Blueprint:
+    def blueprint(self, sae: SAE, l0: float) -> Blueprint:
         """What the SAE was before training."""
         facts = self.facts
         return Blueprint.of(self._row, facts["d_in"], facts["d_sae"], facts["k"] or 1, facts["context"])
 
     @property
     def levels(self) -> list[int]:
-        """How many latents each Matryoshka level uses."""
         return self._row.objective.level_widths(self.facts["d_sae"])
 
     @property
@@ -110,5 +95,4 @@ class TrainedRun:
         return TypeAdapter(Variant).validate_python(self.facts["row"])
 
     def load(self) -> SAE:
-        """The SAE, working on raw activations."""
         return load(self.folder / SAE_FOLDER)

@@ -60,11 +60,12 @@ def _training(run: EvaluatedRun) -> dict[str, Any]:
     training = run.facts["training"]
     row = training.get("row", {})
     return {
-        "source": row.get("source"),
+        "source": row.get("source", "not trained here"),
         "size": f"{training['d_in']:,} → {training['d_sae']:,} latents",
         **{part: row.get(part) for part in ("sparsifier", "objective", "optimizer")},
         "plan": training.get("plan"),
-        "fingerprint": _short(training["fingerprint"]),
+        "fingerprint": _short(training["fingerprint"]) if "fingerprint" in training else None,
+        "files": {name: _short(sha256) for name, sha256 in training["files"].items()} if not row else None,
     }
 
 

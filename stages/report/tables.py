@@ -92,6 +92,8 @@ def _tcs(run: EvaluatedRun, metric: Metric) -> Cell:
 
 def _steps(run: EvaluatedRun) -> Cell:
     done, planned, tokens = (run.number(name) for name in ("steps_done", "steps_planned", "training_tokens"))
+    if not math.isfinite(planned):
+        return Cell("not trained here")
     return Cell(f"{numeral(done, 0)} of {numeral(planned, 0)}", small=f"{numeral(tokens / 1e6, 2)} M tokens")
 
 

@@ -43,6 +43,17 @@ def test_the_whole_line(project: TinyProject) -> None:
     assert "topk" in page and "baseline" in page
 
 
+def test_an_sae_that_was_not_trained_here(harvested: TinyProject, tmp_path: Path) -> None:
+    assert harvested("train", "--variant", "topk")[0] == 0
+    shared = shutil.copytree(harvested.root / "runs/tiny/topk/seed0/sae", tmp_path / "from" / "elsewhere")
+    status, out, err = harvested("evaluate", str(shared))
+    assert status == 0 and "results/tiny/from-elsewhere/foreign: evaluated" in out, err
+    status, _, err = harvested("report")
+    assert status == 0, err
+    page = (harvested.root / "report/tiny/index.html").read_text()
+    assert "from-elsewhere" in page and "not trained here" in page and "nan" not in page
+
+
 def test_profiles_and_variants_as_tables_and_json(project: TinyProject) -> None:
     status, out, _ = project("profiles")
     assert status == 0 and "blocks.1.hook_resid_post" in out and "deeper" in out

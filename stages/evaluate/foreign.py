@@ -1,0 +1,183 @@
+"""SAEs that others saved, folders of SAELens and files of Gemma Scope, as the evaluation reads them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.evaluate.subject import Subject
+from stages.sae.architecture import SparsifierRow
+from stages.sae.build import Blueprint
+from stages.sae.files import CONFIG, WEIGHTS
+from stages.sae.loading import load, load_gemma_scope
+from stages.sae.model import SAE
+from stages.sae.sparsifier import ReLU, TopK
+from store import ActivationStore
+from store.files import digest, file_sha256
+from store.problem import Problem
+
+HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_(post|pre)")
+"""Hook points of the residual stream: what leaves a block is what the next one reads."""
+LAYER_FOLDER = re.compile(r"layer_(\d+)")
+"""How Gemma Scope names the folder of a layer."""
+FOREIGN = "foreign"
+"""Stands for the seed."""
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a path is an SAE rather than the folder of a training."""
+    return path.suffix == ".npz" or (path / CONFIG).is_file()
+
+
+def foreign_name(path: Path) -> str:
+    """What to call it: the last two folders of its path, as `width_16k-average_l0_71` of Gemma Scope."""
+    place = path.resolve()
+    return "-".join((place.parent if place.suffix == ".npz" else place).parts[-2:]).strip("/")
+
+
+@dataclass(frozen=True)
+class ForeignSAE(Subject):
+    """An SAE of which the files are known, but not the training."""
+
+    path: Path
+    """A folder with `cfg.json`, or `params.npz`."""
+    facts: Mapping[str, Any]
+    """Sizes, model, hook point and files."""
+    sae_config: Mapping[str, Any]
+    """`cfg.json`."""
+
+    @classmethod
+    def read(cls, path: Path, store: ActivationStore) -> ForeignSAE:
+        """Read what its files say of it; where they do not name the layer, it is the store's only one.
+
+        Raises:
+            Problem: the SAE cannot be read, or its layer is unknown.
+        """
+        if path.suffix == ".npz":
+            config, files = {}, [path]
+            found = LAYER_FOLDER.search(str(path.resolve()))
+            layer = int(found.group(1)) if found else _only_layer(path, store)
+        else:
+            config, files = _config(path / CONFIG), [path / CONFIG, path / WEIGHTS]
+            layer = _layer(config, path, store)
+        sae = _load(path)
+        facts = {
+            "d_in": sae.d_in,
+            "d_sae": sae.d_sae,
+            "layer": layer,
+            "model_name": _named(config, "model_name"),
+            "hook_name": _named(config, "hook_name"),
+            "files": {file.name: file_sha256(file) for file in files},
+        }
+        return cls(path, facts, config)
+
+    @property
+    def ids(self) -> tuple[str, str]:
+        return foreign_name(self.path), FOREIGN
+
+    @property
+    def layer(self) -> int:
+        return int(self.facts["layer"])
+
+    @property
+    def identity(self) -> str:
+        return digest(self.facts)
+
+    @property
+    def levels(self) -> list[int]:
+        return []
+
+    def check_store(self, store: ActivationStore) -> None:
+        recorded, named = store.request["model"]["name"], self.facts["model_name"]
+        if named is not None and _base(named) != _base(recorded):
+            raise Problem(
+                "This SAE is of another language model than the activation store.",
+                where=self.path,
+                expected=recorded,
+                found=named,
+                do="name a store of its model with --store; if it is the same model, mend model_name in cfg.json",
+            )
+        if self.layer not in store.layers:
+            raise Problem(
+                f"This SAE reads the residual stream after block {self.layer}, which the store does not have.",
+                where=self.path,
+                expected=f"one of {', '.join(map(str, sorted(store.layers)))}",
+                found=self.facts["hook_name"] or f"layer {self.layer}",
+                do=f"harvest it: `pipeline harvest --layer {self.layer}`, and name that store with --store",
+            )
+        if self.facts["d_in"] != store.layers[self.layer]:
+            raise Problem(
+                "This SAE reads activations of another width.",
+                where=self.path,
+                expected=f"d_in = {store.layers[self.layer]}",
+                found=self.facts["d_in"],
+                do="name a store of its model with --store",
+            )
+
+    def blueprint(self, sae: SAE, l0: float) -> Blueprint:
+        """Of the same parts and width. Where thresholds were learned, the untrained SAE activates as many latents."""
+        row, k = SparsifierRow(kind="batchtopk"), max(1, round(l0))
+        match sae.sparsifier:
+            case ReLU():
+                row = SparsifierRow(kind="relu")
+            case TopK(k=fixed):
+                row, k = SparsifierRow(kind="topk"), fixed
+        return Blueprint(row, sae.row, "tied", sae.d_in, sae.d_sae, k, sae.context)
+
+    def load(self) -> SAE:
+        return _load(self.path)
+
+
+def _load(path: Path) -> SAE:
+    return load_gemma_scope(path) if path.suffix == ".npz" else load(path)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Problem("A saved SAE cannot be read.", where=path, found=error) from None
+    if not isinstance(config, dict):
+        raise Problem("A saved SAE cannot be read.", where=path, expected="a JSON object", found=type(config).__name__)
+    return config
+
+
+def _named(config: Mapping[str, Any], key: str) -> str | None:
+    """From the metadata, where SAELens has kept it since version 6, or beside it as before."""
+    metadata = config.get("metadata")
+    value = (metadata.get(key) if isinstance(metadata, dict) else None) or config.get(key)
+    return None if value is None else str(value)
+
+
+def _layer(config: Mapping[str, Any], path: Path, store: ActivationStore) -> int:
+    hook = _named(config, "hook_name")
+    if hook is None:
+        return _only_layer(path, store)
+    found = HOOK.fullmatch(hook)
+    if found is None or hook.startswith("blocks.0.hook_resid_pre"):
+        raise Problem(
+            "This SAE reads a hook point that no store has.",
+            where=path,
+            expected="blocks.N.hook_resid_post, or blocks.N.hook_resid_pre of a later block than the first",
+            found=hook,
+        )
+    return int(found.group(1)) - (found.group(2) == "pre")
+
+
+def _only_layer(path: Path, store: ActivationStore) -> int:
+    if len(store.layers) > 1:
+        raise Problem(
+            "Nothing says which layer this SAE reads.",
+            where=path,
+            expected="hook_name in cfg.json, or a folder layer_N above params.npz",
+            found=f"neither, and a store with layers {', '.join(map(str, sorted(store.layers)))}",
+        )
+    return next(iter(store.layers))
+
+
+def _base(name: str) -> str:
+    return name.rsplit("/", 1)[-1].lower()

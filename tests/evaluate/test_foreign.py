@@ -1,0 +1,106 @@
+"""SAEs that others saved go through the evaluation of our own, and belong to the store or are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sae_lens
+import torch
+from sae_lens.saes.sae import SAEMetadata
+
+from stages.evaluate.foreign import ForeignSAE, foreign_name
+from stages.evaluate.run import evaluate
+from stages.sae.loading import load
+from store.problem import Problem
+from tests.evaluate.test_run import CONFIG, LAYER, D, Scene
+
+D_SAE = 48
+HOOK = f"blocks.{LAYER}.hook_resid_post"
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    torch.set_num_threads(1)
+    return Scene(tmp_path_factory.mktemp("scene"))
+
+
+def results(scene: Scene, path: Path, out: Path) -> dict[str, float]:
+    evaluate([(path, out)], scene.store.path, scene.lm_config, CONFIG)
+    return json.loads((out / "summary.json").read_text())
+
+
+def saved_by_saelens(folder: Path, scene: Scene, hook: str = HOOK, model: str = "tiny", d_in: int = D) -> Path:
+    """An SAE as SAELens writes it, with the weights of our TopK run where they fit."""
+    config = sae_lens.TopKSAEConfig(d_in=d_in, d_sae=D_SAE, k=4, rescale_acts_by_decoder_norm=False)
+    config.metadata = SAEMetadata(model_name=model, hook_name=hook)
+    sae = sae_lens.TopKSAE(config)
+    ours = load(scene.runs["topk"] / "sae").state_dict()
+    if d_in == D:
+        sae.load_state_dict(ours)
+    sae.save_model(folder)
+    return folder
+
+
+def test_the_numbers_are_those_of_the_run_that_was_saved(scene: Scene, tmp_path: Path) -> None:
+    theirs = results(scene, saved_by_saelens(tmp_path / "sae", scene), tmp_path / "theirs")
+    ours = results(scene, scene.runs["topk"], tmp_path / "ours")
+    without = {name for name, value in ours.items() if value is None}
+    unknown = {"steps_planned", "steps_done", "training_tokens"}
+    assert {name for name, value in theirs.items() if value is None} == without | unknown
+    known = [name for name in ours if name not in without | unknown]
+    assert [theirs[name] for name in known] == pytest.approx([ours[name] for name in known], rel=1e-5)
+    core = json.loads((tmp_path / "theirs" / "core.json").read_text())
+    assert core["sae_lens_id"] == "foreign" and core["sae_cfg_dict"]["metadata"]["hook_name"] == HOOK
+
+
+def test_a_file_of_gemma_scope(scene: Scene, tmp_path: Path) -> None:
+    """Its encoder reads activations as they are, so the bias takes in what ours subtracts first."""
+    ours = load(scene.runs["topk"] / "sae")
+    folder = tmp_path / f"layer_{LAYER}" / "width_48" / "average_l0_4"
+    folder.mkdir(parents=True)
+    arrays = {name: tensor.numpy() for name, tensor in ours.state_dict().items()}
+    arrays["b_enc"] = arrays["b_enc"] - arrays["b_dec"] @ arrays["W_enc"]
+    np.savez(folder / "params.npz", threshold=np.full(D_SAE, 2.0 * scene.store.statistics(LAYER).scale / 10), **arrays)
+    found = results(scene, folder / "params.npz", tmp_path / "out")
+    assert foreign_name(folder / "params.npz") == "width_48-average_l0_4"
+    assert 0 < found["l0"] < D_SAE and found["smoothness_untrained"] > 0
+
+
+def test_what_leaves_a_block_is_what_the_next_one_reads(scene: Scene, tmp_path: Path) -> None:
+    path = saved_by_saelens(tmp_path / "sae", scene, hook=f"blocks.{LAYER + 1}.hook_resid_pre")
+    assert ForeignSAE.read(path, scene.store).layer == LAYER
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"model": "other/model"}, "another language model"),
+        ({"hook": "blocks.2.hook_resid_post"}, "after block 2, which the store does not have"),
+        ({"hook": "blocks.1.hook_mlp_out"}, "a hook point that no store has"),
+        ({"hook": "blocks.0.hook_resid_pre"}, "a hook point that no store has"),
+        ({"d_in": 16}, "another width"),
+    ],
+)
+def test_an_sae_of_something_else_is_refused(scene: Scene, tmp_path: Path, wrong: dict, message: str) -> None:
+    path = saved_by_saelens(tmp_path / "sae", scene, **wrong)
+    with pytest.raises(Problem, match=message):
+        results(scene, path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"architecture": "gated", "d_in": 32, "d_sae": 48}'])
+def test_a_configuration_that_says_nothing_is_refused(scene: Scene, tmp_path: Path, text: str) -> None:
+    path = shutil.copytree(scene.runs["topk"] / "sae", tmp_path / "sae")
+    (path / "cfg.json").write_text(text)
+    with pytest.raises(Problem, match="saved SAE"):
+        results(scene, path, tmp_path / "out")
+
+
+def test_a_file_that_is_no_sae_is_refused(scene: Scene, tmp_path: Path) -> None:
+    np.savez(tmp_path / "params.npz", W_enc=np.zeros((D, D_SAE)))
+    with pytest.raises(Problem, match="no file of Gemma Scope"):
+        results(scene, tmp_path / "params.npz", tmp_path / "out")
