@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -46,13 +47,16 @@ class Measure:
     """By lag, how much a firing says about a firing so much later."""
     smoothness: float
     """The T-SAE paper's, in the units of the signal and of raw activations."""
+    level_smoothness: list[float]
+    """The same for the latents that each Matryoshka level adds; empty without levels."""
 
     @property
     def scalars(self) -> dict[str, float]:
         """The numbers that summaries have, by their names there."""
         names = ("fsm_support", "fsm_magnitude", "slowness", "smoothness")
         scores = {f"tcs_{scale}": score for scale, score in self.tcs.items()}
-        return scores | {name: getattr(self, name) for name in names}
+        levels = {f"level{i}_smoothness": value for i, value in enumerate(self.level_smoothness)}
+        return scores | {name: getattr(self, name) for name in names} | levels
 
     def document(self) -> dict[str, Any]:
         """For JSON: None for NaN."""
@@ -62,14 +66,18 @@ class Measure:
 class Meter:
     """Running sums of one signal `[n, d]` of which all columns count."""
 
-    def __init__(self, lags: Lags, d: int, device: torch.device, fires: bool) -> None:
-        """`fires` says that a value above 0 is an event; otherwise every column is always active."""
-        self._lags, self._fires = lags, fires
+    def __init__(
+        self, lags: Lags, d: int, device: torch.device, fires: bool, levels: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        """`fires` says that a value above 0 is an event; otherwise every column is always active. `levels` are the
+        first column of each level and that behind its last."""
+        self._lags, self._fires, self._levels = lags, fires, levels
         signals = ["value", "firing"] if fires else ["value"]
         self._sums = {name: LaggedSums(lags.context, d, device) for name in signals}
         self._consistency = {name: Consistency(lags, d, device) for name in signals}
         self._stability = FeatureStability()
         self._smoothness = Smoothness()
+        self._level_smoothness = [Smoothness() for _ in levels]
 
     def add(self, h: Float[Tensor, "n d"], steps: Float[Tensor, " n-1"], segments: Segments) -> None:
         """Count the kept tokens of one batch; `steps` are the distances between inputs of adjacent tokens."""
@@ -79,6 +87,8 @@ class Meter:
             self._sums["firing"].add(active.float(), segments)
             self._stability.add(h, active, segments)
         self._smoothness.add(h, active, steps, segments)
+        for (first, last), smoothness in zip(self._levels, self._level_smoothness, strict=True):
+            smoothness.add(h[:, first:last], active[:, first:last], steps, segments)
 
     def end_group(self) -> None:
         """Tell the jackknife that a group of batches is complete."""
@@ -105,6 +115,7 @@ class Meter:
             fsm_magnitude=self._stability.magnitude if adjacent else math.nan,
             persistence={str(lag): math.nan for lag in PERSISTENCE_LAGS},
             smoothness=self._smoothness.mean,
+            level_smoothness=[smoothness.mean for smoothness in self._level_smoothness],
         )
         return self._with_firings(plain, correlation) if self._fires else plain
 

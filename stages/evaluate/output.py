@@ -18,6 +18,7 @@ from torch import Tensor
 from stages.evaluate.consistency import SCALES
 from stages.evaluate.features import misc_metrics
 from stages.evaluate.heldout import HeldoutBatches
+from stages.evaluate.levels import levels_of
 from stages.evaluate.splicing import Splicing
 from stages.evaluate.subject import Subject
 from stages.evaluate.temporal import Temporal
@@ -31,9 +32,6 @@ DEFINITIONS = "tsae-pipeline, by the definitions of SAEBench 0.6.0"
 """Stands where SAEBench writes the commit of the folder that it was started in."""
 DECIMALS = 10
 """To which SAEBench rounds the metrics of single latents."""
-
-SILENT_L0, SILENT_ALIVE = 1.0, 0.2
-"""Active latents a token, and share of latents alive, below which a level has collapsed."""
 
 CATEGORIES = {
     "model_behavior_preservation": ("kl_div_score", "kl_div_with_ablation", "kl_div_with_sae"),
@@ -177,7 +175,7 @@ def facts(summary: dict[str, float | int | None]) -> dict[str, object]:
         "steps": f"{number('steps_done', ',')} of {number('steps_planned', ',')}",
         "explained variance": f"{number('explained_variance_centred', '.4f')} (centred, heldout)",
         "L0": number("l0", ".1f"),
-        **levels(summary),
+        **{level.title: level.text for level in levels_of(summary)},
         "dead latents": f"{number('dead_latents', ',')} of {number('latents', ',')}",
         "CE score": f"{number('ce_loss_score', '.4f')} ± {number('ce_loss_score_se', '.4f')}",
         "KL score": f"{number('kl_div_score', '.4f')} ± {number('kl_div_score_se', '.4f')}",
@@ -189,17 +187,6 @@ def facts(summary: dict[str, float | int | None]) -> dict[str, object]:
         "tokens": f"{number('variance_tokens', ',')} for variance and sparsity, "
         f"{number('reconstruction_tokens', ',')} others through the language model",
     }
-
-
-def levels(summary: dict[str, float | int | None]) -> dict[str, str]:
-    """The latents that each Matryoshka level adds, what it explains with those before it, and whether it is silent."""
-    found: dict[str, str] = {}
-    while f"level{len(found)}_l0" in summary:
-        names = (f"level{len(found)}_{name}" for name in ("l0", "alive", "explained_variance_centred"))
-        l0, alive, explained = (value if (value := summary[name]) is not None else math.nan for name in names)
-        collapsed = ", collapsed" if l0 < SILENT_L0 or alive < SILENT_ALIVE else ""
-        found[f"level {len(found) + 1}"] = f"L0 {l0:.1f}, {alive:.0%} alive, explains {explained:.4f}{collapsed}"
-    return found
 
 
 def finite(value: float) -> float:

@@ -160,7 +160,7 @@ def _evaluate_layer(
         task.key: task.subject.blueprint(saes[task.key], variances[task.key].scalars["l0_events"]) for task in tasks
     }
     firings = {name: variance.firings for name, variance in variances.items()}
-    temporals = temporal(saes, blueprints, firings, store, layer, batches.variance, progress)
+    temporals = temporal(saes, blueprints, firings, store, layer, batches.variance, progress, levels)
     splicings = reconstruction(saes, Splice(lm, layer), store, batches.reconstruction, progress)
     seconds = round(time.monotonic() - begun, 1)
     model = {

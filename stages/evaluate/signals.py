@@ -14,6 +14,7 @@ from stages.evaluate.consistency import Lags
 from stages.evaluate.measure import Measure, Meter
 from stages.evaluate.segments import Segments
 from stages.sae.model import SAE
+from stages.sae.objective_row import spans_of
 from store import ActivationStore
 from store.pairs import permutation_within_documents
 
@@ -74,11 +75,21 @@ class CodeMeters:
     inputs along: smoothness divides by the distance between the inputs that the codes came from.
     """
 
-    def __init__(self, names: Sequence[str], sae: SAE, firings: Float[Tensor, " d_sae"], lags: Lags) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        sae: SAE,
+        firings: Float[Tensor, " d_sae"],
+        lags: Lags,
+        levels: Sequence[int] = (),
+    ) -> None:
+        """`levels` are the latents that each Matryoshka level uses."""
         self._sae = sae
         device = sae.W_dec.device
-        self._counted = (firings >= MIN_FIRINGS).nonzero()[:, 0].to(device)
-        self._meters = {name: Meter(lags, len(self._counted), device, fires=True) for name in names}
+        counts = firings >= MIN_FIRINGS
+        self._counted = counts.nonzero()[:, 0].to(device)
+        spans = spans_of([int(counts[:width].sum()) for width in levels])
+        self._meters = {name: Meter(lags, len(self._counted), device, fires=True, levels=spans) for name in names}
 
     def add(self, batch: Batch) -> None:
         """Encode and count one batch."""

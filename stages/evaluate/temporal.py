@@ -83,11 +83,12 @@ def temporal(
     layer: int,
     batches: Sequence[np.ndarray],
     progress: Progress = SILENT,
+    levels: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Temporal]:
     """Encode the stored activations of `batches` of rows in their order and permuted; by name, each SAE's metrics.
 
     `firings` counts the kept tokens at which each latent fires. The activations are measured once, and one
-    untrained SAE stands for all SAEs of a blueprint.
+    untrained SAE stands for all SAEs of a blueprint. `levels` are those of Matryoshka SAEs.
     """
     device = next(iter(saes.values())).W_dec.device
     statistics = store.statistics(layer)
@@ -97,7 +98,8 @@ def temporal(
     references = {each: untrained(each, normalisation, raw, document) for each in set(blueprints.values())}
     reference_firings = count_firings(references, store, layer, batches, progress)
     lags = Lags.of([Segments(store.document(rows), device).pairs for rows in batches])
-    meters = {name: CodeMeters(CODES, sae, firings[name], lags) for name, sae in saes.items()}
+    levels = levels or {}
+    meters = {name: CodeMeters(CODES, sae, firings[name], lags, levels.get(name, ())) for name, sae in saes.items()}
     others = {key: CodeMeters(UNTRAINED, sae, reference_firings[key], lags) for key, sae in references.items()}
     inputs = ActivationMeters(normalisation.mean.to(device), lags)
     everything: list[ActivationMeters | CodeMeters] = [inputs, *meters.values(), *others.values()]

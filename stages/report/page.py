@@ -14,7 +14,7 @@ from stages.report.drawing import Picture
 from stages.report.evaluated_run import EvaluatedRun
 from stages.report.finding import finding
 from stages.report.provenance import provenance
-from stages.report.tables import has_temporal, numbers_table, runs_table, seeds_table
+from stages.report.tables import has_temporal, levels_table, numbers_table, runs_table, seeds_table
 from stages.report.temporal_tables import FURTHER, MAIN, contrast_tables, lags, temporal_table
 from stages.report.verdict import verdict
 
@@ -37,6 +37,7 @@ def make_page(
         else "",
         seeds=seeds_table(runs),
         runs=runs_table(runs),
+        levels=levels_table(runs),
         comparison=drawn["comparison"],
         temporal=_temporal(runs, drawn["temporal"]),
         training=drawn["training"],

@@ -8,10 +8,11 @@ from html import escape
 
 import numpy as np
 
+from stages.evaluate.levels import levels_of
 from stages.report.cells import Cell, plain, row, share, table
 from stages.report.evaluated_run import EvaluatedRun, grouped
 from stages.report.metric import DEAD, L0, QUALITY, TCS, Metric
-from stages.report.numeral import MISSING, numeral
+from stages.report.numeral import MISSING, numeral, percent
 from stages.report.palette import colours
 
 KL = Metric("kl_div_score", "KL score", better=1, bought=False, digits=4)
@@ -54,6 +55,23 @@ def seeds_table(runs: Sequence[EvaluatedRun]) -> str:
         for label, group in groups.items()
     ]
     return f"<h3>Mean ± standard deviation over seeds</h3>{table('runs dense', head, rows)}<h3>Single runs</h3>"
+
+
+def levels_table(runs: Sequence[EvaluatedRun]) -> str:
+    """One row a Matryoshka level. Empty where no run has levels."""
+    head = ["Run", "Level", "L0", "Alive", "Explained variance", "Smoothness"]
+    rows = []
+    for run in runs:
+        for level in levels_of(run.summary):
+            cells = [
+                Cell(level.title, small="collapsed" if level.collapsed else ""),
+                Cell(numeral(level.l0, 1)),
+                Cell(percent(level.alive)),
+                Cell(numeral(level.explained_variance, 4), small="with those before it"),
+                Cell(numeral(level.smoothness, 4), small=f"null {numeral(level.smoothness_null, 4)}"),
+            ]
+            rows.append(row(run.label, head[1:], cells, colours(runs)[run.group]))
+    return f"<h3>Levels</h3>{table('runs dense', head, rows)}" if rows else ""
 
 
 def numbers_table(runs: Sequence[EvaluatedRun]) -> str:

@@ -160,7 +160,7 @@ def test_temporal_json_and_its_numbers_in_the_summary(scene: Scene, tmp_path: Pa
     for measure in temporal["measures"].values():
         assert set(measure) == {
             *("latents", "tokens", "tcs", "tcs_se", "tcs_binary", "autocorrelation", "autocorrelation_firing_weighted"),
-            *("slowness", "fsm_support", "fsm_magnitude", "persistence", "smoothness"),
+            *("slowness", "fsm_support", "fsm_magnitude", "persistence", "smoothness", "level_smoothness"),
         }
         assert set(measure["tcs"]) == {"short", "medium", "long"}
         assert len(measure["autocorrelation"]) == CONTEXT - 1

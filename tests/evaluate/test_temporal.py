@@ -145,17 +145,36 @@ def test_special_positions_reach_nothing(store: MemoryStore) -> None:
     assert run(sae, store)["sae"].document("") == before
 
 
+def part_of(sae: SAE, latents: list[int]) -> SAE:
+    """A ReLU SAE of some of the latents of one."""
+    few = SAE(D, len(latents), ReLU())
+    weights = {"W_enc": sae.W_enc[:, latents], "b_enc": sae.b_enc[latents], "W_dec": sae.W_dec[latents]}
+    few.load_state_dict({**weights, "b_dec": sae.b_dec})
+    return few
+
+
+def test_smoothness_of_a_level_is_that_of_its_latents_alone(store: MemoryStore) -> None:
+    sae = sae_of(store, ReLU(), 1)
+    firings = firings_of(sae, store)
+    firings[[2, 20]] = 9  # too few, so neither counts
+    levels = {"sae": [10, D_SAE]}
+    found = temporal({"sae": sae}, blueprints({"sae": sae}), {"sae": firings}, store, 1, BATCHES, levels=levels)["sae"]
+    spans = {0: range(10), 1: range(10, D_SAE)}
+    parts = {str(i): part_of(sae, [j for j in span if firings[j] >= 10]) for i, span in spans.items()}
+    for i, alone in run(parts, store).items():
+        for suffix in ("", "_inputs_permuted", "_codes_permuted"):
+            name = f"smoothness{suffix}"
+            assert found.summary()[f"level{i}_{name}"] == pytest.approx(alone.summary()[name], rel=1e-5)
+    assert found.summary()["level0_smoothness"] != pytest.approx(found.summary()["smoothness"], rel=1e-3)
+    assert "level0_smoothness_untrained" not in found.summary()
+
+
 def test_only_latents_with_ten_firings_count(store: MemoryStore) -> None:
     sae = sae_of(store, ReLU(), 1)
     firings = torch.full((D_SAE,), 9.0)
     firings[[3, 5]] = 10
     found = temporal({"sae": sae}, blueprints({"sae": sae}), {"sae": firings}, store, 1, BATCHES)["sae"].measures
-    with torch.no_grad():
-        few = SAE(D, 2, ReLU())
-        few.load_state_dict(
-            {"W_enc": sae.W_enc[:, [3, 5]], "b_enc": sae.b_enc[[3, 5]], "W_dec": sae.W_dec[[3, 5]], "b_dec": sae.b_dec}
-        )
-    expected = run({"few": few}, store)["few"].measures
+    expected = run({"few": part_of(sae, [3, 5])}, store)["few"].measures
     for name in ("codes", "codes_inputs_permuted", "codes_permuted"):
         assert found[name].latents == 2
         assert found[name].tcs == pytest.approx(expected[name].tcs, abs=1e-5)

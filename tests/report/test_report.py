@@ -107,6 +107,18 @@ def test_seeds_are_named_only_where_they_differ(tmp_path: Path) -> None:
     assert [run.label for run in read_runs(*two)] == ["topk/seed0", "topk/seed1"]
 
 
+def test_levels_are_shown_and_a_silent_one_is_called_collapsed(tmp_path: Path) -> None:
+    numbers = {"l0": 1.5, "alive": 0.9, "explained_variance_centred": 0.6, "smoothness": 0.1}
+    first = {f"level0_{name}": value for name, value in numbers.items()}
+    second = {f"level1_{name}": value for name, value in {**numbers, "l0": 0.5}.items()}
+    results, runs = write_sample(tmp_path, {"t-sae/seed0": {**first, **second}, "topk/seed0": {}})
+    page = report(results, runs, tmp_path / "report").read_text()
+    levels = page.partition("<h3>Levels</h3>")[2].partition("</table>")[0]
+    lively, silent = levels.partition("level 1")[2].split("level 2")
+    assert "collapsed" in silent and "collapsed" not in lively and "0.1000" in lively
+    assert "topk" not in levels
+
+
 def test_curves_are_what_dvclive_wrote(tmp_path: Path) -> None:
     from dvclive import Live
 
