@@ -10,13 +10,12 @@ from pathlib import Path
 
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.features import latent_metrics
-from stages.evaluate.foreign import ForeignSAE, is_foreign
+from stages.evaluate.foreign import read_subject
 from stages.evaluate.heldout import HeldoutBatches
 from stages.evaluate.output import CORE, SUMMARY, TEMPORAL, Evaluation, facts
 from stages.evaluate.splicing import reconstruction
 from stages.evaluate.subject import Subject
 from stages.evaluate.temporal import temporal
-from stages.evaluate.trained_run import TrainedRun
 from stages.evaluate.variance import sparsity_variance
 from stages.language_model.config import ModelConfig
 from stages.language_model.model import LanguageModel
@@ -98,8 +97,7 @@ class _Task:
         cls, folder: Path, out: Path, store: ActivationStore, lm_config: ModelConfig, config: EvaluateConfig
     ) -> _Task:
         """Read and check the run."""
-        subject = ForeignSAE.read(folder, store) if is_foreign(folder) else TrainedRun.read(folder)
-        subject.check_store(store)
+        subject = read_subject(folder, store)
         decided = {
             "metrics_version": METRICS_VERSION,
             "run": subject.identity,
