@@ -134,10 +134,11 @@ class Runs:
 def restricted_mean(runs: Int[Tensor, "2 horizon d"]) -> Float[Tensor, " d"]:
     """Mean lifetime up to the horizon of Kaplan and Meier's (1958) survival function: the sum of P(length > l).
 
-    Counts by length from 1, of runs that ended and of censored ones. Beyond the longest run of a latent its survival
-    stays what it was. NaN without runs.
+    Counts by length from 1, of runs that ended and of censored ones. A run that is cut at its l-th token was not seen
+    to outlive it, so it is at risk up to l - 1. Beyond the longest run of a latent its survival stays what it was.
+    NaN without runs at risk.
     """
-    at_risk = runs.sum(0).flip(0).cumsum(0).flip(0)
+    at_risk = runs.sum(0).flip(0).cumsum(0).flip(0) - runs[1]
     survival = (1 - runs[0].double() / at_risk.clamp(min=1)).cumprod(0)
     return (1 + survival[:-1].sum(0)).where(at_risk[0] > 0, torch.nan)
 

@@ -67,8 +67,8 @@ class LiftSums:
         """`latents` are the numbers of the columns in the SAE."""
         self._latents = latents
         d, device = len(latents), latents.device
-        self._counts = torch.zeros(d, d, device=device)
-        self._expected = torch.zeros_like(self._counts)
+        self.counts = torch.zeros(d, d, device=device)
+        self.expected = torch.zeros_like(self.counts)
         self._heads = torch.zeros(d, dtype=torch.float64, device=device)
         self._firings = torch.zeros_like(self._heads)
         self._tokens = 0
@@ -77,13 +77,13 @@ class LiftSums:
         """Count the kept tokens of one batch; `chosen` are the places of the ones of `active`."""
         followed = torch.zeros_like(active)
         followed[:-1] = active[1:] * segments.adjacent[:, None]
-        self._counts += gram(active, followed, chosen)
+        self.counts += gram(active, followed, chosen)
         lengths = (segments.before + segments.after + 1).to(active.dtype)
         starts = segments.before == 0
         run = starts.cumsum(0) - 1
         totals = active.new_zeros(len(segments.spans), active.shape[1]).index_add_(0, run, active)
-        self._expected += totals.T @ (totals / lengths[starts][:, None])
-        self._expected -= gram(active, active / lengths[:, None], chosen)
+        self.expected += totals.T @ (totals / lengths[starts][:, None])
+        self.expected -= gram(active, active / lengths[:, None], chosen)
         self._heads += (segments.after > 0).to(active.dtype) @ active
         self._firings += active.sum(0)
         self._tokens += len(active)
@@ -91,11 +91,11 @@ class LiftSums:
     @property
     def lift(self) -> Float[Tensor, "d d"]:
         """P(a_{t+1,j} = 1 | a_{t,i} = 1) / P(a_j = 1); NaN for a latent that never precedes or never fires."""
-        return self._counts / self._heads[:, None] / (self._firings / self._tokens)
+        return self.counts / self._heads[:, None] / (self._firings / self._tokens)
 
     def finish(self) -> Lift:
         """The transitions of everything counted."""
-        counts, expected = self._counts.double(), self._expected.double()
+        counts, expected = self.counts.double(), self.expected.double()
         possible = expected > ROUNDING
         possible.fill_diagonal_(False)
         frequent = (possible & (counts > expected)).nonzero()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from stages.evaluate import consistency
@@ -65,11 +65,10 @@ class BandSums:
         places = chosen.tokens * chosen.width + chosen.latents
         flat, index, before = h.flatten(), band[chosen.tokens] * chosen.width + chosen.latents, segments.before
         reach = before[chosen.tokens]
+        in_pairs = torch.cat([self._in_pairs(band, before, lag) for lag in self.lags])
+        self.pairs += (in_pairs.sum(dim=1) / 2).long().view(-1, BANDS)
+        self._ends += (in_pairs.to(h.dtype) @ h).view(self._ends.shape)
         for i, lag in enumerate(self.lags):
-            late = before >= lag
-            self.pairs[i] += torch.bincount(band[late], minlength=BANDS)
-            weights = self._weights(band, late, lag, h.dtype)
-            self._ends[i] += weights @ h
             both = (reach >= lag).nonzero()[:, 0]
             later = places[both]
             products = flat[later] * flat[later - lag * chosen.width]
@@ -85,14 +84,12 @@ class BandSums:
         return (covariance / variance).where(pairs >= consistency.MIN_PAIRS, torch.nan)
 
     @staticmethod
-    def _weights(
-        band: Int[Tensor, " n"], late: Bool[Tensor, " n"], lag: int, dtype: torch.dtype
-    ) -> Float[Tensor, "bands n"]:
+    def _in_pairs(band: Int[Tensor, " n"], before: Int[Tensor, " n"], lag: int) -> Int[Tensor, "bands n"]:
         """By band, in how many of its pairs each token is."""
-        tails = (late & (band == torch.arange(BANDS, device=band.device)[:, None])).to(dtype)
-        weights = tails.clone()
-        weights[:, : max(tails.shape[1] - lag, 0)] += tails[:, lag:]
-        return weights
+        tails = (before >= lag) & (band == torch.arange(BANDS, device=band.device)[:, None])
+        counts = tails.long()
+        counts[:, : max(len(band) - lag, 0)] += tails[:, lag:]
+        return counts
 
 
 class PositionSums:
@@ -106,8 +103,6 @@ class PositionSums:
         spaced = torch.linspace(1, context - 1, min(POSITIONS, context - 1)).long().tolist()
         self.places: list[int] = spaced
         self.cells = list(combinations(range(len(spaced)), 2))
-        self._column = torch.full((context,), -1, device=device)
-        self._column[spaced] = torch.arange(len(spaced), device=device)
         self.rows = torch.zeros(len(self.cells), dtype=torch.int64, device=device)
         self._sums = torch.zeros(5, len(self.cells), d, dtype=torch.float64, device=device)
         self._position = torch.zeros(2, dtype=torch.float64, device=device)
@@ -116,8 +111,9 @@ class PositionSums:
     def add(self, h: Float[Tensor, "n d"], segments: Segments) -> None:
         """Count the kept tokens of one batch."""
         position = segments.position
-        self._moment += position.to(h.dtype) @ h
-        self._position += torch.stack([position.sum(), position.square().sum()])
+        centred = position - segments.context // 2  # float32 sums lose fewer digits
+        self._moment += centred.to(h.dtype) @ h
+        self._position += torch.stack([centred.sum(), centred.square().sum()])
         for i, (p, q) in enumerate(self.cells):
             distance = self.places[q] - self.places[p]
             second = ((position == self.places[q]) & (segments.before >= distance)).nonzero()[:, 0]

@@ -1,0 +1,302 @@
+"""Patterns of activation against literal definitions."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from stages.evaluate import consistency, gram, lifetimes, positions
+from stages.evaluate.consistency import Lags, groups_of
+from stages.evaluate.lifetimes import integrated_time
+from stages.evaluate.lift import FALSE_DISCOVERIES, LiftSums, rejected
+from stages.evaluate.measure import Measure, Meter
+from stages.evaluate.patterns import Crossed
+from stages.evaluate.positions import BandSums
+from stages.evaluate.segments import Segments
+from stages.evaluate.transitions import Turnover
+from stages.sae.products import Selection
+from tests.evaluate import patterns_literal as literal
+from tests.evaluate.temporal_literal import kept
+from tests.evaluate.test_measure import codes, packed_documents
+
+CPU = torch.device("cpu")
+D = 6
+LEAST = 12
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setattr(consistency, "MIN_PAIRS", LEAST)
+    monkeypatch.setattr(positions, "MIN_ROWS", LEAST)
+
+
+def measure_of(
+    h: list[np.ndarray],
+    documents: list[np.ndarray],
+    ends: list[np.ndarray] | None = None,
+    fires: bool = True,
+    latents: torch.Tensor | None = None,
+) -> Measure:
+    """Run a meter over batches; pairs of all latents are looked at."""
+    d = h[0].shape[-1]
+    latents = torch.arange(d) if latents is None else latents
+    lags = Lags.of([Segments(document, CPU).pairs for document in documents])
+    firings = torch.as_tensor(kept([batch > 0 for batch in h], documents).sum(0)).double()
+    meter = Meter(lags, d, CPU, fires, crossed=Crossed.of(latents, firings))
+    for group in np.array_split(np.arange(len(h)), groups_of(h)):
+        for i in group:
+            segments = Segments(documents[i], CPU, None if ends is None else ends[i])
+            tokens = segments.kept(torch.as_tensor(h[i]))
+            meter.add(tokens, torch.ones(len(tokens) - 1), segments)
+        meter.end_group()
+    return meter.finish()
+
+
+class Sample:
+    """Batches of packed rows with sparse sticky codes, huge at BOS and padding."""
+
+    def __init__(self, context: int, batches: int) -> None:
+        rng = np.random.default_rng(context)
+        self.documents = [packed_documents(6, context, seed) for seed in range(batches)]
+        self.h = [codes((6, context, D), seed) for seed in range(batches)]
+        self.ends = [rng.random(document.shape) < 0.2 for document in self.documents]
+        for h, document in zip(self.h, self.documents, strict=True):
+            h[document < 0] = 1e6
+        self.a = [(h > 0).astype(np.float64) for h in self.h]
+        self.exact = [h.astype(np.float64) for h in self.h]
+
+
+@pytest.fixture(params=[(24, 5), (40, 13)], ids=["short rows", "long rows"], scope="module")
+def sample(request: pytest.FixtureRequest) -> Sample:
+    return Sample(*request.param)
+
+
+def test_lifetimes(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifetimes, "HORIZON", 9)
+    found = measure_of(sample.h, sample.documents).patterns.lifetime
+    assert found is not None
+    expected = [literal.kaplan_meier(literal.runs(sample.a, sample.documents, i), 9) for i in range(D)]
+    ratios = literal.lifetime_ratio(sample.a, sample.documents, 9)
+    assert len({round(value, 3) for value in expected}) == D
+    by_density = np.argsort(kept(sample.a, sample.documents).mean(0), kind="stable")
+    assert [decile["tokens"] for decile in found.deciles] == pytest.approx(np.array(expected)[by_density].tolist())
+    assert [decile["ratio"] for decile in found.deciles] == pytest.approx(ratios[by_density].tolist())
+    assert found.tokens == pytest.approx(sorted(expected)[(D - 1) // 2])
+    assert found.ratio == pytest.approx(sorted(ratios)[(D - 1) // 2])
+    left_out = []
+    for group in np.array_split(np.arange(len(sample.h)), groups_of(sample.h)):
+        rest = [i for i in range(len(sample.h)) if i not in group]
+        without = literal.lifetime_ratio([sample.a[i] for i in rest], [sample.documents[i] for i in rest], 9)
+        left_out.append(sorted(without)[(D - 1) // 2])
+    groups = len(left_out)
+    assert found.ratio_se == pytest.approx(math.sqrt((groups - 1) * np.var(left_out)))
+
+
+def test_integrated_time_is_cut_at_the_first_lag_that_is_not_positive(sample: Sample) -> None:
+    found = measure_of(sample.h, sample.documents).patterns
+    lags = [lag for lag in range(1, 10) if len(literal.gather(sample.h, sample.documents, lag)[0]) >= LEAST]
+    times = []
+    for latent in range(D):
+        correlation = [literal.autocorrelation(sample.exact, sample.documents, lag, latent) for lag in lags]
+        assert min(correlation) < 0
+        times.append(literal.integrated_time(correlation))
+    assert found.integrated_time == pytest.approx(sorted(times)[(D - 1) // 2], rel=1e-4)
+    known = torch.tensor([[0.5, torch.nan, 0.9], [0.25, torch.nan, torch.nan], [-0.1, torch.nan, 0.9], [0.9, 0.9, 0.9]])
+    assert integrated_time(known)[[0, 2]].tolist() == pytest.approx([2.5, 2.8])
+    assert integrated_time(known)[1].isnan()
+
+
+def test_transitions(sample: Sample) -> None:
+    found = measure_of(sample.h, sample.documents, sample.ends).patterns.transitions
+    assert found is not None
+    expected = {
+        kind: literal.turnover(sample.a, sample.documents, sample.ends, kind)[0]
+        for kind in ("all", "interior", "sentence", "document")
+    }
+    assert len(set(expected.values())) == 4
+    assert found.turnover == pytest.approx(expected["all"])
+    assert found.turnover_interior == pytest.approx(expected["interior"])
+    assert found.turnover_sentence_boundary == pytest.approx(expected["sentence"])
+    assert found.turnover_document_boundary == pytest.approx(expected["document"])
+    assert found.response_sentence == pytest.approx(expected["sentence"] / expected["interior"])
+    assert found.response_document == pytest.approx(expected["document"] / expected["interior"])
+    first, second = literal.gather(sample.a, sample.documents, 1)
+    columns = [(first[:, i], second[:, i]) for i in range(D)]
+    on = sorted(y[x == 0].mean() for x, y in columns if (x == 0).any())
+    stay = sorted(y[x == 1].mean() for x, y in columns)
+    assert found.on == pytest.approx(on[(len(on) - 1) // 2])
+    assert found.stay == pytest.approx(stay[(D - 1) // 2])
+
+
+def test_without_a_tokenizer_nothing_is_known_of_sentences(sample: Sample) -> None:
+    found = measure_of(sample.h, sample.documents).document()["patterns"]["transitions"]
+    assert found["turnover_sentence_boundary"] is found["response_sentence"] is None
+    assert found["turnover_interior"] == found["turnover"] > 0
+
+
+def test_response_of_latents_to_boundaries(sample: Sample) -> None:
+    turnover = Turnover(D, CPU)
+    for a, document, ends in zip(sample.a, sample.documents, sample.ends, strict=True):
+        segments = Segments(document, CPU, ends)
+        turnover.add(segments.kept(torch.as_tensor(a)) > 0, segments)
+    counts = {
+        kind: literal.turnover(sample.a, sample.documents, sample.ends, kind)[1]
+        for kind in ("all", "interior", "sentence", "document")
+    }
+    pairs = {"interior": 0, "boundary": 0}
+    for document, ends in zip(sample.documents, sample.ends, strict=True):
+        for row, names in enumerate(document):
+            at = np.flatnonzero(names >= 0)
+            for t, later in pairwise(at):
+                inside = names[t] == names[later] and not ends[row, t]
+                pairs["interior" if inside else "boundary"] += 1
+    expected = counts["interior"] / pairs["interior"] * pairs["boundary"]
+    at_boundaries = counts["sentence"] + counts["document"]
+    found = turnover.response(torch.as_tensor(counts["all"]).double())
+    np.testing.assert_allclose(found, np.log((at_boundaries + 0.5) / (expected + 0.5)))
+
+
+def test_positions(sample: Sample) -> None:
+    found = measure_of(sample.h, sample.documents).patterns.position
+    context = sample.documents[0].shape[1]
+    assert found.bands == [[i * context // 4, (i + 1) * context // 4] for i in range(4)]
+    for lag, row in found.autocorrelation.items():
+        expected = [literal.banded(sample.exact, sample.documents, int(lag), band, LEAST) for band in found.bands]
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-5, nan_ok=True)
+    assert math.isnan(found.autocorrelation["16"][0]) and not math.isnan(found.autocorrelation["4"][3])
+    for i, p in enumerate(found.places):
+        for j, q in enumerate(found.places[:i]):
+            expected = literal.across_positions(sample.exact, sample.documents, q, p, LEAST)
+            assert found.correlation[i][j] == found.correlation[j][i] or math.isnan(expected)
+            assert found.correlation[i][j] == pytest.approx(expected, rel=1e-3, abs=1e-4, nan_ok=True)
+    apart = np.array(found.correlation)[~np.eye(len(found.places), dtype=bool)]
+    assert np.isfinite(apart).any()
+    assert found.correlation_mean == pytest.approx(np.nanmean(apart))
+    assert found.slope == pytest.approx(literal.slope(sample.exact, sample.documents), rel=1e-4)
+
+
+def test_bands_average_to_the_autocorrelation(sample: Sample) -> None:
+    measure = measure_of(sample.h, sample.documents)
+    bands = BandSums(sample.documents[0].shape[1], D, CPU)
+    for document in sample.documents:
+        segments = Segments(document, CPU)
+        none = Selection.of_places(torch.empty(0, dtype=torch.int64), len(segments.before), D)
+        bands.add(torch.zeros(len(segments.before), D), none, segments)
+    pairs = bands.pairs[0].numpy()
+    banded = np.array(measure.patterns.position.autocorrelation["1"])
+    assert (pairs >= LEAST).all()
+    assert measure.autocorrelation[0] == pytest.approx((banded * pairs).sum() / pairs.sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize("sparse", [0.0, 1.0], ids=["dense products", "sparse products"])
+def test_redundancy(sample: Sample, sparse: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gram, "SPARSE", sparse)
+    twice = [
+        np.concatenate([h, 2 * h[..., :1] + 0.1 * (h[..., 1:2] > 0).astype(np.float32)], axis=-1) for h in sample.h
+    ]
+    found = measure_of(twice, sample.documents).patterns.redundancy
+    share, rank = literal.redundancy(kept([h.astype(np.float64) for h in twice], sample.documents))
+    assert found is not None and found.columns == D + 1
+    assert 0 < found.high_share == pytest.approx(share)
+    assert found.effective_rank == pytest.approx(rank, rel=1e-3)
+
+
+def sums_of(a: list[np.ndarray], documents: list[np.ndarray]) -> LiftSums:
+    sums = LiftSums(torch.arange(a[0].shape[-1]))
+    for batch, document in zip(a, documents, strict=True):
+        segments = Segments(document, CPU)
+        active = segments.kept(torch.as_tensor(batch, dtype=torch.float32))
+        sums.add(active, Selection.of_places(active.flatten().nonzero()[:, 0], *active.shape), segments)
+    return sums
+
+
+def test_counts_of_what_follows_what_and_their_mean_in_random_order(sample: Sample) -> None:
+    sums = sums_of(sample.a, sample.documents)
+    counts = literal.followed(sample.a, sample.documents)
+    np.testing.assert_array_equal(sums.counts, counts)
+    first, _ = literal.gather(sample.a, sample.documents, 1)
+    marginal = kept(sample.a, sample.documents).mean(0)
+    np.testing.assert_allclose(sums.lift, counts / first.sum(0)[:, None] / marginal, rtol=1e-5)
+    times = 400
+    drawn = literal.followed_in_random_order(sample.a, sample.documents, np.random.default_rng(0), times)
+    apart = ~np.eye(D, dtype=bool)
+    np.testing.assert_allclose(sums.expected[apart], drawn[apart], atol=5 * math.sqrt(drawn.max() / times))
+    assert not np.allclose(sums.expected[apart], counts[apart], atol=5 * math.sqrt(drawn.max() / times))
+
+
+def test_significant_edges(sample: Sample) -> None:
+    """Latent 5 is always one token behind latent 0."""
+    a = [batch.copy() for batch in sample.a]
+    for batch in a:
+        batch[:, 1:, 5] = batch[:, :-1, 0]
+        batch[:, 0, 5] = 0
+    numbers = torch.arange(D) * 10 + 3
+    found = measure_of([b.astype(np.float32) for b in a], sample.documents, latents=numbers).patterns.lift
+    assert found is not None and found.latents == D and found.tests == D * (D - 1)
+    assert found.edges == len(found.top) < found.tests
+    best = found.top[0]
+    assert (best.first, best.second) == (3, 53)
+    counts = literal.followed(a, sample.documents)
+    assert best.count == counts[0, 5] > 2 * best.expected
+    poisson = sum(
+        math.exp(-best.expected + k * math.log(best.expected) - math.lgamma(k + 1)) for k in range(best.count)
+    )
+    assert best.p == pytest.approx(1 - poisson, abs=1e-12)
+
+
+def test_benjamini_hochberg() -> None:
+    rng = np.random.default_rng(0)
+    for tests in (60, 100):
+        p = np.concatenate([rng.random(40), rng.random(20) ** 6])
+        expected = literal.benjamini_hochberg(p, FALSE_DISCOVERIES, tests)
+        assert 0 < expected.sum() < 20
+        np.testing.assert_array_equal(rejected(torch.as_tensor(p), tests), expected)
+    assert not rejected(torch.ones(3, dtype=torch.float64), 3).any()
+
+
+def test_batches_cut_differently_and_special_positions_change_nothing(sample: Sample) -> None:
+    whole = measure_of(sample.h, sample.documents, sample.ends).patterns
+    cut = [np.concatenate(arrays) for arrays in (sample.h, sample.documents, sample.ends)]
+    cut[0] = np.where(cut[1][..., None] >= 0, cut[0], np.nan)
+    again = measure_of(*(np.array_split(array, 7) for array in cut)).patterns
+    assert again.scalars == pytest.approx(whole.scalars, rel=1e-5, abs=1e-6)
+    assert again.position.autocorrelation["1"] == pytest.approx(whole.position.autocorrelation["1"], rel=1e-5)
+    assert [edge.count for edge in again.lift.top] == [edge.count for edge in whole.lift.top]
+
+
+def test_only_the_latents_that_fire_most_are_crossed(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.evaluate.patterns.LIMIT", 3)
+    firings = kept(sample.a, sample.documents).sum(0)
+    most = np.sort(np.argsort(-firings, kind="stable")[:3])
+    found = measure_of(sample.h, sample.documents).patterns
+    alone = measure_of([h[..., most] for h in sample.h], sample.documents, latents=torch.as_tensor(most)).patterns
+    assert found.lift == alone.lift and found.lift.latents == 3
+    assert found.redundancy == alone.redundancy
+
+
+def test_an_undersized_sample_has_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consistency, "MIN_PAIRS", 1000)
+    monkeypatch.setattr(positions, "MIN_ROWS", 100)
+    found = measure_of([codes((4, 32, 3), 0)], [np.zeros((4, 32), dtype=np.int32)])
+    assert all(math.isnan(value) for value in found.patterns.scalars.values())
+    assert {"lifetime_ratio", "turnover", "effective_rank", "position_slope"} < set(found.patterns.scalars)
+    assert found.patterns.lift is None
+    assert found.document()["patterns"]["clusters"]["silhouette"] is None
+
+
+def test_activations_have_positions_and_redundancy_alone(sample: Sample) -> None:
+    centred = [h - 0.5 for h in sample.h]
+    found = measure_of(centred, sample.documents, fires=False).patterns
+    exact = [h.astype(np.float64) for h in centred]
+    assert found.lifetime is found.transitions is found.lift is found.clusters is None
+    assert found.redundancy.effective_rank == pytest.approx(
+        literal.redundancy(kept(exact, sample.documents))[1], rel=1e-3
+    )
+    expected = literal.banded(exact, sample.documents, 1, (0, sample.documents[0].shape[1]), LEAST)
+    assert np.mean(found.position.autocorrelation["1"]) == pytest.approx(expected, abs=0.05)
+    assert found.position.slope == pytest.approx(literal.slope(exact, sample.documents), rel=1e-3)
