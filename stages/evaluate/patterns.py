@@ -102,7 +102,7 @@ class PatternMeter:
     def add(self, h: Float[Tensor, "n d"], active: Bool[Tensor, "n d"], segments: Segments) -> None:
         """Count the kept tokens of one batch."""
         chosen = _chosen(active)
-        self._bands.add(h, chosen, segments)
+        self._bands.add(h, segments)
         self._positions.add(h, segments)
         if self._fires:
             self._lifetimes.add(chosen, segments)

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from stages.evaluate import consistency
 from stages.evaluate.lagged import FEW_LAGS
 from stages.evaluate.segments import Segments
-from stages.sae.products import Selection
 
 BANDS = 4
 """Parts of a row, of equal length."""
@@ -47,7 +46,7 @@ class BandSums:
     lag. Heldout text has too few pairs for every cell, and latents rarely care for single positions: bands of t and
     the lags that persistence has keep what the map is for, whether context builds up along the row, in a few
     numbers a latent. Means and variances are the corpus's, so the bands' mean, weighted by their pairs, is the
-    autocorrelation at that lag: its stationary surrogate. Only pairs of active latents are multiplied.
+    autocorrelation at that lag: its stationary surrogate.
     """
 
     def __init__(self, context: int, d: int, device: torch.device) -> None:
@@ -59,21 +58,17 @@ class BandSums:
         self._products = torch.zeros(len(self.lags), BANDS, d, dtype=torch.float64, device=device)
         self._ends = torch.zeros_like(self._products)
 
-    def add(self, h: Float[Tensor, "n d"], chosen: Selection, segments: Segments) -> None:
-        """Count the kept tokens of one batch; `chosen` are the columns of each that are not 0."""
-        band = self._of_position[segments.position]
-        places = chosen.tokens * chosen.width + chosen.latents
-        flat, index, before = h.flatten(), band[chosen.tokens] * chosen.width + chosen.latents, segments.before
-        reach = before[chosen.tokens]
-        in_pairs = torch.cat([self._in_pairs(band, before, lag) for lag in self.lags])
-        self.pairs += (in_pairs.sum(dim=1) / 2).long().view(-1, BANDS)
-        self._ends += (in_pairs.to(h.dtype) @ h).view(self._ends.shape)
+    def add(self, h: Float[Tensor, "n d"], segments: Segments) -> None:
+        """Count the kept tokens of one batch."""
+        in_band = self._of_position[segments.position] == torch.arange(BANDS, device=h.device)[:, None]
+        tails = torch.stack([in_band & (segments.before >= lag) for lag in self.lags])
+        self.pairs += tails.sum(dim=2)
+        tails = tails.to(h.dtype)
+        in_pairs = tails.clone()
         for i, lag in enumerate(self.lags):
-            both = (reach >= lag).nonzero()[:, 0]
-            later = places[both]
-            products = flat[later] * flat[later - lag * chosen.width]
-            found = h.new_zeros(BANDS * chosen.width).index_add_(0, index[both], products)
-            self._products[i] += found.view(BANDS, -1)
+            in_pairs[i, :, :-lag] += tails[i, :, lag:]
+            self._products[i] += tails[i, :, lag:] @ (h[:-lag] * h[lag:])
+        self._ends += (in_pairs.flatten(0, 1) @ h).view(self._ends.shape)
 
     def autocorrelation(
         self, mean: Float[Tensor, " d"], variance: Float[Tensor, " d"]
@@ -82,14 +77,6 @@ class BandSums:
         pairs = self.pairs[..., None]
         covariance = (self._products - mean * self._ends) / pairs + mean.square()
         return (covariance / variance).where(pairs >= consistency.MIN_PAIRS, torch.nan)
-
-    @staticmethod
-    def _in_pairs(band: Int[Tensor, " n"], before: Int[Tensor, " n"], lag: int) -> Int[Tensor, "bands n"]:
-        """By band, in how many of its pairs each token is."""
-        tails = (before >= lag) & (band == torch.arange(BANDS, device=band.device)[:, None])
-        counts = tails.long()
-        counts[:, : max(len(band) - lag, 0)] += tails[:, lag:]
-        return counts
 
 
 class PositionSums:

@@ -185,8 +185,7 @@ def test_bands_average_to_the_autocorrelation(sample: Sample) -> None:
     bands = BandSums(sample.documents[0].shape[1], D, CPU)
     for document in sample.documents:
         segments = Segments(document, CPU)
-        none = Selection.of_places(torch.empty(0, dtype=torch.int64), len(segments.before), D)
-        bands.add(torch.zeros(len(segments.before), D), none, segments)
+        bands.add(torch.zeros(len(segments.before), D), segments)
     pairs = bands.pairs[0].numpy()
     banded = np.array(measure.patterns.position.autocorrelation["1"])
     assert (pairs >= LEAST).all()
