@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -20,6 +21,7 @@ from stages.evaluate.segments import Segments
 from stages.evaluate.transitions import Turnover
 from stages.sae.products import Selection
 from tests.evaluate import patterns_literal as literal
+from tests.evaluate import temporal_literal
 from tests.evaluate.temporal_literal import kept
 from tests.evaluate.test_measure import codes, packed_documents
 
@@ -70,6 +72,15 @@ class Sample:
         self.a = [(h > 0).astype(np.float64) for h in self.h]
         self.exact = [h.astype(np.float64) for h in self.h]
 
+    def jackknife(self, estimate: Callable[..., float]) -> float:
+        """Standard error of an estimate from codes, firings, documents and ends of sentences."""
+        left_out = []
+        for group in np.array_split(np.arange(len(self.h)), groups_of(self.h)):
+            rest = [i for i in range(len(self.h)) if i not in group]
+            parts = (self.exact, self.a, self.documents, self.ends)
+            left_out.append(estimate(*([part[i] for i in rest] for part in parts)))
+        return math.sqrt((len(left_out) - 1) * np.var(left_out))
+
 
 @pytest.fixture(params=[(24, 5), (40, 13)], ids=["short rows", "long rows"], scope="module")
 def sample(request: pytest.FixtureRequest) -> Sample:
@@ -88,13 +99,20 @@ def test_lifetimes(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [decile["ratio"] for decile in found.deciles] == pytest.approx(ratios[by_density].tolist())
     assert found.tokens == pytest.approx(sorted(expected)[(D - 1) // 2])
     assert found.ratio == pytest.approx(sorted(ratios)[(D - 1) // 2])
-    left_out = []
-    for group in np.array_split(np.arange(len(sample.h)), groups_of(sample.h)):
-        rest = [i for i in range(len(sample.h)) if i not in group]
-        without = literal.lifetime_ratio([sample.a[i] for i in rest], [sample.documents[i] for i in rest], 9)
-        left_out.append(sorted(without)[(D - 1) // 2])
-    groups = len(left_out)
-    assert found.ratio_se == pytest.approx(math.sqrt((groups - 1) * np.var(left_out)))
+    error = sample.jackknife(lambda _, a, documents, __: sorted(literal.lifetime_ratio(a, documents, 9))[(D - 1) // 2])
+    assert found.ratio_se == pytest.approx(error)
+
+
+def test_standard_errors_leave_out_each_group_in_turn(sample: Sample) -> None:
+    errors = measure_of(sample.h, sample.documents, sample.ends).errors
+    expected = {
+        "fsm_support": lambda h, a, documents, ends: temporal_literal.support(a, documents),
+        "fsm_magnitude": lambda h, a, documents, ends: temporal_literal.magnitude(h, documents),
+        "turnover": lambda h, a, documents, ends: literal.turnover(a, documents, ends, "all")[0],
+    }
+    for name, estimate in expected.items():
+        assert errors[name] == pytest.approx(sample.jackknife(estimate), rel=1e-4), name
+    assert set(errors) == {*expected, "smoothness", "lifetime_ratio", "tcs_short", "tcs_medium", "tcs_long"}
 
 
 def test_integrated_time_is_cut_at_the_first_lag_that_is_not_positive(sample: Sample) -> None:
