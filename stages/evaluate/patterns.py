@@ -41,7 +41,7 @@ class Crossed(NamedTuple):
 @dataclass(frozen=True)
 class Patterns:
     """Patterns of one signal; None for what it does not have: activations have no firings, and pairs of latents are
-    looked at only in the order of the text."""
+    looked at only in the order of the text. A latent is active where its code is above 0, as in FSM and persistence."""
 
     integrated_time: float
     """Median over latents of the integrated autocorrelation time, in tokens."""

@@ -16,6 +16,8 @@ from stages.evaluate.standard_error import GroupedRatio
 KINDS = ("all", "interior", "sentence", "document")
 """Pairs of adjacent tokens: within documents; of these, within sentences and across the ends of sentences; of two
 documents in one row."""
+MIN_BOUNDARIES = 50
+"""Ends of sentences, or of documents, that the turnover there needs."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,9 @@ class Turnover:
 
     def __init__(self, d: int, device: torch.device) -> None:
         self._ratios = {kind: GroupedRatio() for kind in KINDS}
-        self.boundaries = 0
-        """Pairs of tokens across the end of a sentence or document."""
-        self.changes = torch.zeros(d, dtype=torch.int64, device=device)
-        """At how many of them each latent turned on or off."""
-        self.interior = 0
-        """Other pairs of adjacent tokens."""
-        self.sentence_changes = torch.zeros_like(self.changes)
-        """Changes at the ends of sentences alone."""
+        self._pairs = dict.fromkeys(KINDS, 0)
+        self._sentence_changes = torch.zeros(d, dtype=torch.int64, device=device)
+        self._document_changes = torch.zeros_like(self._sentence_changes)
 
     def add(self, active: Bool[Tensor, "n d"], segments: Segments) -> None:
         """Count the kept tokens of one batch."""
@@ -65,13 +62,12 @@ class Turnover:
         share = 1 - 2 * shared / total
         sentence, document = segments.sentence_boundary, segments.document_boundary
         masks = (segments.adjacent, segments.adjacent & ~sentence, sentence, document)
-        for ratio, mask in zip(self._ratios.values(), masks, strict=True):
+        for kind, mask in zip(KINDS, masks, strict=True):
             counted = mask & (total > 0)
-            ratio.add(float(share[counted].sum()), int(counted.sum()))
-        self.sentence_changes += _changes(active, sentence)
-        self.changes += _changes(active, sentence | document)
-        self.boundaries += int((sentence | document).sum())
-        self.interior += int(masks[1].sum())
+            self._ratios[kind].add(float(share[counted].sum()), int(counted.sum()))
+            self._pairs[kind] += int(mask.sum())
+        self._sentence_changes += _changes(active, sentence)
+        self._document_changes += _changes(active, document)
 
     def end_group(self) -> None:
         """Tell the jackknife that a group of batches is complete."""
@@ -82,12 +78,15 @@ class Turnover:
         """By latent, the logarithm of how much more often than in the interior it changes at ends of sentences and
         documents; `adjacent` are its changes within documents. Half a change is added to what was and to what
         was expected, so that a latent of few firings has a small response rather than none."""
-        expected = (adjacent - self.sentence_changes) * (self.boundaries / max(self.interior, 1))
-        return ((self.changes + 0.5) / (expected + 0.5)).log()
+        boundaries = self._pairs["sentence"] + self._pairs["document"]
+        expected = (adjacent - self._sentence_changes) * (boundaries / max(self._pairs["interior"], 1))
+        return ((self._sentence_changes + self._document_changes + 0.5) / (expected + 0.5)).log()
 
     def finish(self, on: Float[Tensor, " d"], stay: Float[Tensor, " d"]) -> Transitions:
         """The transitions of everything counted; `on` and `stay` are P(0 -> 1) and P(1 -> 1) of each latent."""
-        whole, interior, sentence, document = (self._ratios[kind].value for kind in KINDS)
+        whole, interior, sentence, document = (
+            self._ratios[kind].value if self._pairs[kind] >= MIN_BOUNDARIES else math.nan for kind in KINDS
+        )
         return Transitions(
             on=float(on.nanmedian()),
             stay=float(stay.nanmedian()),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.evaluate import consistency, gram, lifetimes, positions
+from stages.evaluate import consistency, gram, lifetimes, positions, transitions
 from stages.evaluate.consistency import Lags, groups_of
 from stages.evaluate.lifetimes import integrated_time
 from stages.evaluate.lift import FALSE_DISCOVERIES, LiftSums, rejected
@@ -35,6 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     monkeypatch.setattr(consistency, "MIN_PAIRS", LEAST)
     monkeypatch.setattr(positions, "MIN_ROWS", LEAST)
+    monkeypatch.setattr(transitions, "MIN_BOUNDARIES", LEAST)
 
 
 def measure_of(
@@ -155,6 +156,18 @@ def test_without_a_tokenizer_nothing_is_known_of_sentences(sample: Sample) -> No
     found = measure_of(sample.h, sample.documents).document()["patterns"]["transitions"]
     assert found["turnover_sentence_boundary"] is found["response_sentence"] is None
     assert found["turnover_interior"] == found["turnover"] > 0
+
+
+def test_few_boundaries_have_no_turnover(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = [np.zeros_like(end) for end in sample.ends]
+    ends[0][0] = True
+    segments = Segments(sample.documents[0], CPU, ends[0])
+    few = int(segments.sentence_boundary.sum())
+    for least, known in ((few, True), (few + 1, False)):
+        monkeypatch.setattr(transitions, "MIN_BOUNDARIES", least)
+        found = measure_of(sample.h, sample.documents, ends).patterns.transitions
+        assert math.isfinite(found.turnover_sentence_boundary) == known == math.isfinite(found.response_sentence)
+        assert found.turnover_document_boundary > 0
 
 
 def test_response_of_latents_to_boundaries(sample: Sample) -> None:
