@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from stages.evaluate import consistency, gram, lifetimes, positions, transitions
-from stages.evaluate.consistency import Lags, groups_of
+from stages.evaluate import consistency, lifetimes, positions, transitions
 from stages.evaluate.lifetimes import integrated_time
-from stages.evaluate.lift import FALSE_DISCOVERIES, LiftSums, rejected
-from stages.evaluate.measure import Measure, Meter
-from stages.evaluate.patterns import Crossed
 from stages.evaluate.positions import BandSums
 from stages.evaluate.segments import Segments
 from stages.evaluate.transitions import Turnover
-from stages.sae.products import Selection
 from tests.evaluate import patterns_literal as literal
 from tests.evaluate import temporal_literal
+from tests.evaluate.pattern_sample import CPU, D, Sample, measure_of
 from tests.evaluate.temporal_literal import kept
-from tests.evaluate.test_measure import codes, packed_documents
+from tests.evaluate.test_measure import codes
 
-CPU = torch.device("cpu")
-D = 6
 LEAST = 12
 
 
@@ -36,51 +29,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consistency, "MIN_PAIRS", LEAST)
     monkeypatch.setattr(positions, "MIN_ROWS", LEAST)
     monkeypatch.setattr(transitions, "MIN_BOUNDARIES", LEAST)
-
-
-def measure_of(
-    h: list[np.ndarray],
-    documents: list[np.ndarray],
-    ends: list[np.ndarray] | None = None,
-    fires: bool = True,
-    latents: torch.Tensor | None = None,
-) -> Measure:
-    """Run a meter over batches; pairs of all latents are looked at."""
-    d = h[0].shape[-1]
-    latents = torch.arange(d) if latents is None else latents
-    lags = Lags.of([Segments(document, CPU).pairs for document in documents])
-    firings = torch.as_tensor(kept([batch > 0 for batch in h], documents).sum(0)).double()
-    meter = Meter(lags, d, CPU, fires, crossed=Crossed.of(latents, firings))
-    for group in np.array_split(np.arange(len(h)), groups_of(h)):
-        for i in group:
-            segments = Segments(documents[i], CPU, None if ends is None else ends[i])
-            tokens = segments.kept(torch.as_tensor(h[i]))
-            meter.add(tokens, torch.ones(len(tokens) - 1), segments)
-        meter.end_group()
-    return meter.finish()
-
-
-class Sample:
-    """Batches of packed rows with sparse sticky codes, huge at BOS and padding."""
-
-    def __init__(self, context: int, batches: int) -> None:
-        rng = np.random.default_rng(context)
-        self.documents = [packed_documents(6, context, seed) for seed in range(batches)]
-        self.h = [codes((6, context, D), seed) for seed in range(batches)]
-        self.ends = [rng.random(document.shape) < 0.2 for document in self.documents]
-        for h, document in zip(self.h, self.documents, strict=True):
-            h[document < 0] = 1e6
-        self.a = [(h > 0).astype(np.float64) for h in self.h]
-        self.exact = [h.astype(np.float64) for h in self.h]
-
-    def jackknife(self, estimate: Callable[..., float]) -> float:
-        """Standard error of an estimate from codes, firings, documents and ends of sentences."""
-        left_out = []
-        for group in np.array_split(np.arange(len(self.h)), groups_of(self.h)):
-            rest = [i for i in range(len(self.h)) if i not in group]
-            parts = (self.exact, self.a, self.documents, self.ends)
-            left_out.append(estimate(*([part[i] for i in rest] for part in parts)))
-        return math.sqrt((len(left_out) - 1) * np.var(left_out))
 
 
 @pytest.fixture(params=[(24, 5), (40, 13)], ids=["short rows", "long rows"], scope="module")
@@ -223,72 +171,6 @@ def test_bands_average_to_the_autocorrelation(sample: Sample) -> None:
     assert measure.autocorrelation[0] == pytest.approx((banded * pairs).sum() / pairs.sum(), rel=1e-4)
 
 
-@pytest.mark.parametrize("sparse", [0.0, 1.0], ids=["dense products", "sparse products"])
-def test_redundancy(sample: Sample, sparse: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gram, "SPARSE", sparse)
-    twice = [
-        np.concatenate([h, 2 * h[..., :1] + 0.1 * (h[..., 1:2] > 0).astype(np.float32)], axis=-1) for h in sample.h
-    ]
-    found = measure_of(twice, sample.documents).patterns.redundancy
-    share, rank = literal.redundancy(kept([h.astype(np.float64) for h in twice], sample.documents))
-    assert found is not None and found.columns == D + 1
-    assert 0 < found.high_share == pytest.approx(share)
-    assert found.effective_rank == pytest.approx(rank, rel=1e-3)
-
-
-def sums_of(a: list[np.ndarray], documents: list[np.ndarray]) -> LiftSums:
-    sums = LiftSums(torch.arange(a[0].shape[-1]))
-    for batch, document in zip(a, documents, strict=True):
-        segments = Segments(document, CPU)
-        active = segments.kept(torch.as_tensor(batch, dtype=torch.float32))
-        sums.add(active, Selection.of_places(active.flatten().nonzero()[:, 0], *active.shape), segments)
-    return sums
-
-
-def test_counts_of_what_follows_what_and_their_mean_in_random_order(sample: Sample) -> None:
-    sums = sums_of(sample.a, sample.documents)
-    counts = literal.followed(sample.a, sample.documents)
-    np.testing.assert_array_equal(sums.counts, counts)
-    first, _ = literal.gather(sample.a, sample.documents, 1)
-    marginal = kept(sample.a, sample.documents).mean(0)
-    np.testing.assert_allclose(sums.lift, counts / first.sum(0)[:, None] / marginal, rtol=1e-5)
-    times = 400
-    drawn = literal.followed_in_random_order(sample.a, sample.documents, np.random.default_rng(0), times)
-    apart = ~np.eye(D, dtype=bool)
-    np.testing.assert_allclose(sums.expected[apart], drawn[apart], atol=5 * math.sqrt(drawn.max() / times))
-    assert not np.allclose(sums.expected[apart], counts[apart], atol=5 * math.sqrt(drawn.max() / times))
-
-
-def test_significant_edges(sample: Sample) -> None:
-    """Latent 5 is always one token behind latent 0."""
-    a = [batch.copy() for batch in sample.a]
-    for batch in a:
-        batch[:, 1:, 5] = batch[:, :-1, 0]
-        batch[:, 0, 5] = 0
-    numbers = torch.arange(D) * 10 + 3
-    found = measure_of([b.astype(np.float32) for b in a], sample.documents, latents=numbers).patterns.lift
-    assert found is not None and found.latents == D and found.tests == D * (D - 1)
-    assert found.edges == len(found.top) < found.tests
-    best = found.top[0]
-    assert (best.first, best.second) == (3, 53)
-    counts = literal.followed(a, sample.documents)
-    assert best.count == counts[0, 5] > 2 * best.expected
-    poisson = sum(
-        math.exp(-best.expected + k * math.log(best.expected) - math.lgamma(k + 1)) for k in range(best.count)
-    )
-    assert best.p == pytest.approx(1 - poisson, abs=1e-12)
-
-
-def test_benjamini_hochberg() -> None:
-    rng = np.random.default_rng(0)
-    for tests in (60, 100):
-        p = np.concatenate([rng.random(40), rng.random(20) ** 6])
-        expected = literal.benjamini_hochberg(p, FALSE_DISCOVERIES, tests)
-        assert 0 < expected.sum() < 20
-        np.testing.assert_array_equal(rejected(torch.as_tensor(p), tests), expected)
-    assert not rejected(torch.ones(3, dtype=torch.float64), 3).any()
-
-
 def test_batches_cut_differently_and_special_positions_change_nothing(sample: Sample) -> None:
     whole = measure_of(sample.h, sample.documents, sample.ends).patterns
     cut = [np.concatenate(arrays) for arrays in (sample.h, sample.documents, sample.ends)]
@@ -297,16 +179,6 @@ def test_batches_cut_differently_and_special_positions_change_nothing(sample: Sa
     assert again.scalars == pytest.approx(whole.scalars, rel=1e-5, abs=1e-6)
     assert again.position.autocorrelation["1"] == pytest.approx(whole.position.autocorrelation["1"], rel=1e-5)
     assert [edge.count for edge in again.lift.top] == [edge.count for edge in whole.lift.top]
-
-
-def test_only_the_latents_that_fire_most_are_crossed(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.evaluate.patterns.LIMIT", 3)
-    firings = kept(sample.a, sample.documents).sum(0)
-    most = np.sort(np.argsort(-firings, kind="stable")[:3])
-    found = measure_of(sample.h, sample.documents).patterns
-    alone = measure_of([h[..., most] for h in sample.h], sample.documents, latents=torch.as_tensor(most)).patterns
-    assert found.lift == alone.lift and found.lift.latents == 3
-    assert found.redundancy == alone.redundancy
 
 
 def test_an_undersized_sample_has_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

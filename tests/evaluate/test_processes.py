@@ -12,7 +12,7 @@ from stages.evaluate.clusters import clusters
 from stages.evaluate.measure import Measure
 from stages.evaluate.patterns import Patterns
 from store.pairs import permutation_within_documents
-from tests.evaluate.test_patterns import measure_of
+from tests.evaluate.pattern_sample import measure_of
 
 SHAPE = (240, 96)
 
