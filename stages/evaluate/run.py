@@ -13,6 +13,7 @@ from stages.evaluate.features import latent_metrics
 from stages.evaluate.foreign import read_subject
 from stages.evaluate.heldout import HeldoutBatches
 from stages.evaluate.output import CORE, SUMMARY, TEMPORAL, Evaluation, facts
+from stages.evaluate.sentences import SentenceEnds
 from stages.evaluate.splicing import reconstruction
 from stages.evaluate.subject import Subject
 from stages.evaluate.temporal import temporal
@@ -27,7 +28,7 @@ from store.files import digest, write_json
 from store.problem import Problem
 from store.progress import SILENT, Progress
 
-METRICS_VERSION = 3
+METRICS_VERSION = 4
 """Raised whenever a change to this code changes a number, so that old results are not reused."""
 
 
@@ -158,7 +159,8 @@ def _evaluate_layer(
         task.key: task.subject.blueprint(saes[task.key], variances[task.key].scalars["l0_events"]) for task in tasks
     }
     firings = {name: variance.firings for name, variance in variances.items()}
-    temporals = temporal(saes, blueprints, firings, store, layer, batches.variance, progress, levels)
+    sentence_ends = SentenceEnds(lm.tokenizer)
+    temporals = temporal(saes, blueprints, firings, store, layer, batches.variance, progress, levels, sentence_ends)
     splicings = reconstruction(saes, Splice(lm, layer), store, batches.reconstruction, progress)
     seconds = round(time.monotonic() - begun, 1)
     model = {
