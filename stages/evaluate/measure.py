@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from stages.evaluate.consistency import SCALES, Consistency, Lags, variance
@@ -31,7 +31,7 @@ class Measure:
     tcs_se: dict[str, float]
     """Its jackknife standard error."""
     tcs_binary: dict[str, float]
-    """The same of 1[h > 0]. NaN for activations, as is everything below about firings."""
+    """The same of firings as 0 and 1. NaN for activations, as is everything below about firings."""
     autocorrelation: list[float]
     """By lag from 1, the mean over latents; mean and variance are the corpus's, not a document's."""
     autocorrelation_firing_weighted: list[float]
@@ -90,7 +90,7 @@ class Meter:
         levels: Sequence[tuple[int, int]] = (),
         crossed: Crossed | None = None,
     ) -> None:
-        """`fires` says that a value above 0 is an event; otherwise every column is always active. `levels` are the
+        """`fires` says that columns have events; otherwise each is always active. `levels` are the
         first column of each level and that behind its last; pairs of the `crossed` columns are looked at."""
         self._lags, self._fires, self._levels = lags, fires, levels
         signals = ["value", "firing"] if fires else ["value"]
@@ -101,10 +101,15 @@ class Meter:
         self._level_smoothness = [Smoothness() for _ in levels]
         self._patterns = PatternMeter(lags.context, d, device, fires, crossed)
 
-    def add(self, h: Float[Tensor, "n d"], steps: Float[Tensor, " n-1"], segments: Segments) -> None:
+    def add(
+        self,
+        h: Float[Tensor, "n d"],
+        active: Bool[Tensor, "n d"],
+        steps: Float[Tensor, " n-1"],
+        segments: Segments,
+    ) -> None:
         """Count the kept tokens of one batch; `steps` are the distances between inputs of adjacent tokens."""
         self._sums["value"].add(h, segments)
-        active = h > 0 if self._fires else torch.ones_like(h, dtype=torch.bool)
         if self._fires:
             self._sums["firing"].add(active.float(), segments)
             self._stability.add(h, active, segments)
@@ -153,7 +158,7 @@ class Meter:
         return self._with_firings(plain, correlation) if self._fires else plain
 
     def _with_firings(self, plain: Measure, correlation: Float[Tensor, "lags d"]) -> Measure:
-        """The measure, with what is known from 1[h > 0] alone or by it."""
+        """The measure, with what is known from firings alone or by them."""
         firing, lags = self._sums["firing"], self._lags
         weights = firing.heads[0].where(correlation.isfinite(), 0)
         lasting = [lag for lag in FEW_LAGS if lag < lags.context and lags.enough[lag]]

@@ -89,7 +89,7 @@ class PatternMeter:
     """Running sums of one signal `[n, d]`."""
 
     def __init__(self, context: int, d: int, device: torch.device, fires: bool, crossed: Crossed | None) -> None:
-        """`fires` says that a value above 0 is an event; pairs of the `crossed` columns are looked at."""
+        """`fires` says that columns have events; pairs of the `crossed` columns are looked at."""
         self._fires, self._crossed = fires, crossed
         self._bands = BandSums(context, d, device)
         self._positions = PositionSums(context, d, device)
@@ -101,19 +101,17 @@ class PatternMeter:
 
     def add(self, h: Float[Tensor, "n d"], active: Bool[Tensor, "n d"], segments: Segments) -> None:
         """Count the kept tokens of one batch."""
-        chosen = _chosen(active)
         self._bands.add(h, segments)
         self._positions.add(h, segments)
         if self._fires:
-            self._lifetimes.add(chosen, segments)
+            self._lifetimes.add(_chosen(active), segments)
             self._turnover.add(active, segments)
         if self._crossed:
             if len(self._crossed.columns) < h.shape[1]:
                 h, active = (each.index_select(1, self._crossed.columns) for each in (h, active))
-                chosen = _chosen(active)
-            self._covariance.add(h, chosen)
+            self._covariance.add(h, _chosen(h != 0))
             if self._lift:
-                self._lift.add(active.to(h.dtype), chosen, segments)
+                self._lift.add(active.to(h.dtype), _chosen(active), segments)
 
     def end_group(self) -> None:
         """Tell the jackknife that a group of batches is complete."""
@@ -129,7 +127,7 @@ class PatternMeter:
         firing: LaggedSums | None,
     ) -> Patterns:
         """The patterns of everything counted, given each column's corpus moments and autocorrelation, and the lagged
-        sums of 1[h > 0] where there are firings."""
+        sums of the firings where there are any."""
         tokens = int(lags.pairs[0])
         integrated = integrated_time(correlation)
         plain = Patterns(

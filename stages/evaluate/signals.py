@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from stages.evaluate.consistency import Lags
@@ -107,15 +107,21 @@ class CodeMeters:
     def add(self, batch: Batch) -> None:
         """Encode and count one batch."""
         in_order, inputs_permuted, *codes_permuted = self._meters.values()
-        codes = self._encode(batch.x, batch)
-        in_order.add(codes, batch.steps, batch.segments)
+        codes, fired = self._encode(batch.x, batch)
+        in_order.add(codes, fired, batch.steps, batch.segments)
         for meter in codes_permuted:
-            meter.add(codes[batch.order], batch.permuted_steps, batch.segments)
-        inputs_permuted.add(self._encode(batch.permuted, batch), batch.permuted_steps, batch.segments)
+            meter.add(codes[batch.order], fired[batch.order], batch.permuted_steps, batch.segments)
+        inputs_permuted.add(*self._encode(batch.permuted, batch), batch.permuted_steps, batch.segments)
 
-    def _encode(self, x: Float[Tensor, "batch seq d"], batch: Batch) -> Float[Tensor, "n counted"]:
-        codes = self._sae.encode(x, segments=batch.document)
-        return batch.segments.kept(codes).index_select(1, self._counted)
+    def _encode(
+        self, x: Float[Tensor, "batch seq d"], batch: Batch
+    ) -> tuple[Float[Tensor, "n counted"], Bool[Tensor, "n counted"]]:
+        """Codes, and which latents had an event: for codes that are dense by construction that is another thing."""
+        codes = self._sae.encoding(x, batch.document).codes
+        values, events = (
+            batch.segments.kept(each.dense()).index_select(1, self._counted) for each in (codes, codes.events)
+        )
+        return values, events > 0
 
     def end_group(self) -> None:
         """Tell the jackknife that a group of batches is complete."""
@@ -142,8 +148,9 @@ class ActivationMeters:
         """Count one batch, centred: nothing measured depends on the mean, but float32 sums lose digits to it."""
         tokens = batch.segments.kept(batch.x) - self._mean
         in_order, permuted = self._meters
-        in_order.add(tokens, batch.steps, batch.segments)
-        permuted.add(tokens[batch.order], batch.permuted_steps, batch.segments)
+        always = torch.ones_like(tokens, dtype=torch.bool)
+        in_order.add(tokens, always, batch.steps, batch.segments)
+        permuted.add(tokens[batch.order], always, batch.permuted_steps, batch.segments)
 
     def end_group(self) -> None:
         """Tell the jackknife that a group of batches is complete."""

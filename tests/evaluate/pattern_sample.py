@@ -36,7 +36,8 @@ def measure_of(
         for i in group:
             segments = Segments(documents[i], CPU, None if ends is None else ends[i])
             tokens = segments.kept(torch.as_tensor(h[i]))
-            meter.add(tokens, torch.ones(len(tokens) - 1), segments)
+            active = tokens > 0 if fires else torch.ones_like(tokens, dtype=torch.bool)
+            meter.add(tokens, active, torch.ones(len(tokens) - 1), segments)
         meter.end_group()
     return meter.finish()
 

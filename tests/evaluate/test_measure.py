@@ -53,7 +53,9 @@ def meter_of(h: list[np.ndarray], x: list[np.ndarray], documents: list[np.ndarra
         for i in group:
             segments = Segments(documents[i], CPU)
             tokens = segments.kept(torch.as_tensor(x[i]))
-            meter.add(segments.kept(torch.as_tensor(h[i])), (tokens[1:] - tokens[:-1]).norm(dim=1), segments)
+            codes = segments.kept(torch.as_tensor(h[i]))
+            active = codes > 0 if fires else torch.ones_like(codes, dtype=torch.bool)
+            meter.add(codes, active, (tokens[1:] - tokens[:-1]).norm(dim=1), segments)
         meter.end_group()
     return meter.finish()
 

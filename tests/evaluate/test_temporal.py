@@ -12,10 +12,11 @@ from torch import Tensor
 from stages.evaluate.signals import Batch
 from stages.evaluate.temporal import Temporal, temporal
 from stages.evaluate.untrained import untrained
-from stages.sae.architecture import NO_PARTS, SparsifierRow, ThresholdRow
+from stages.sae.architecture import NO_PARTS, IntegratorRow, PartsRow, SparsifierRow, ThresholdRow
 from stages.sae.build import Blueprint
-from stages.sae.files import fold
-from stages.sae.model import SAE
+from stages.sae.codes import DenseCodes
+from stages.sae.files import fold, for_raw
+from stages.sae.model import SAE, Encoding
 from stages.sae.normalisation import Normalisation
 from stages.sae.sparsifier import ReLU, Sparsifier, TopK
 from store.pairs import permutation_within_documents
@@ -106,12 +107,12 @@ def test_for_a_per_token_sae_both_nulls_are_one(store: MemoryStore) -> None:
 class Remembers(SAE):
     """Adds half of the previous token of the same document: order-dependent, and lost without segments."""
 
-    def encode(self, x: Tensor, segments: Tensor | None = None, start: int = 0) -> Tensor:
+    def encoding(self, x: Tensor, segments: Tensor | None = None, start: int = 0) -> Encoding:
         assert segments is not None
         same = (segments[:, 1:] == segments[:, :-1])[..., None]
         moved = x.clone()
         moved[:, 1:] += torch.where(same, 0.5 * (x[:, :-1] - self.b_dec), 0)
-        return super().encode(moved)
+        return super().encoding(moved)
 
 
 def test_a_temporal_sae_is_encoded_within_documents_and_its_nulls_differ(store: MemoryStore) -> None:
@@ -168,10 +169,11 @@ def test_pairs_of_latents_have_the_numbers_of_the_sae(store: MemoryStore) -> Non
 class Follows(SAE):
     """Latent 7 repeats latent 3 a token later."""
 
-    def encode(self, x: Tensor, segments: Tensor | None = None, start: int = 0) -> Tensor:
-        codes = super().encode(x)
+    def encoding(self, x: Tensor, segments: Tensor | None = None, start: int = 0) -> Encoding:
+        found = super().encoding(x)
+        codes = found.codes.dense()
         codes[:, 1:, 7] = codes[:, :-1, 3]
-        return codes
+        return found._replace(codes=DenseCodes(codes))
 
 
 def test_sentences_are_those_of_the_stored_tokens(store: MemoryStore) -> None:
@@ -231,6 +233,26 @@ def test_only_latents_with_ten_firings_count(store: MemoryStore) -> None:
         assert found[name].smoothness == pytest.approx(expected[name].smoothness, rel=1e-5)
     assert found["untrained"].latents == D_SAE
     assert found["activations"].latents == D
+
+
+def test_where_codes_are_dense_by_construction_what_fires_are_the_events(store: MemoryStore) -> None:
+    """The events of a leaky integrator are what it integrates: the codes of the same SAE without it."""
+    statistics = store.statistics(1)
+    normalisation = Normalisation(torch.tensor(statistics.mean), statistics.scale)
+    plain = SAE(D, D_SAE, TopK(4))
+    plain.initialise(1)
+    leaky = SAE(D, D_SAE, TopK(4), PartsRow(integrator=IntegratorRow(0.9)), CONTEXT)
+    leaky.initialise(1)
+    saes = {name: for_raw(sae, normalisation) for name, sae in {"plain": plain, "leaky": leaky}.items()}
+    firings = dict.fromkeys(saes, firings_of(saes["plain"], store))
+    found = temporal(saes, dict.fromkeys(saes, blueprint_of(plain)), firings, store, 1, BATCHES)
+    expected, dense = (found[name].measures["codes"] for name in ("plain", "leaky"))
+    assert dense.fsm_support == pytest.approx(expected.fsm_support)
+    assert dense.tcs_binary == pytest.approx(expected.tcs_binary)
+    assert dense.persistence == pytest.approx(expected.persistence, nan_ok=True)
+    assert dense.patterns.lifetime.tokens == pytest.approx(expected.patterns.lifetime.tokens)
+    assert dense.patterns.transitions.turnover == pytest.approx(expected.patterns.transitions.turnover)
+    assert dense.tcs["short"] > expected.tcs["short"] + 0.1
 
 
 def test_the_permutation_follows_from_the_rows_alone(store: MemoryStore) -> None:
