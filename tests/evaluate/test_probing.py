@@ -102,6 +102,14 @@ def identity() -> SAE:
     return sae
 
 
+class KnowsDocuments(SAE):
+    """Has no codes where nothing says which tokens share a document."""
+
+    def encode(self, x: torch.Tensor, segments: torch.Tensor | None = None, start: int = 0) -> torch.Tensor:
+        assert segments is not None and segments.shape == x.shape[:2]
+        return super().encode(x, segments, start)
+
+
 def run(store: ProbedStore, **saes: SAE) -> dict[str, Probing]:
     batches = HeldoutBatches.divide(store.rows("heldout"), EvaluateConfig(batch_rows=5))
     return probe(saes, dict.fromkeys(saes, BLUEPRINT), store, 1, TOKENIZER, batches)
@@ -110,7 +118,7 @@ def run(store: ProbedStore, **saes: SAE) -> dict[str, Probing]:
 @pytest.fixture(scope="module")
 def probed(store: ProbedStore) -> dict[str, Probing]:
     """Two SAEs probed together."""
-    other = SAE(D, D, ReLU())
+    other = KnowsDocuments(D, D, ReLU())
     other.initialise(7)
     return run(store, sae=identity(), other=other)
 
@@ -193,6 +201,8 @@ def test_planted_signals_are_found_in_the_task_that_they_are_in(probed: dict[str
     assert probing.scores["codes"]["semantics"]["1"].features == 2
     assert probing.scores["codes"]["semantics"]["1"].accuracy > 0.97
     assert summary["probe_semantics_mean_k5"] > 0.97
+    assert summary["probe_semantics_dense"] > 0.97
+    assert probing.scores["activations"]["semantics"]["all"].features == D
     assert summary["probe_semantics_majority"] < 0.6
     assert summary["probe_context_k5"] > 0.8 > 0.1 > summary["probe_context_majority"]
     assert summary["probe_syntax_k5"] < summary["probe_syntax_majority"] + 0.05  # nothing tells parts of speech

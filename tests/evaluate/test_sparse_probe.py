@@ -90,6 +90,15 @@ def test_what_identifies_documents_only_tells_no_class_of_new_ones() -> None:
     assert probe_all(features, mixed).accuracy == 1
 
 
+def test_the_units_of_features_change_nothing() -> None:
+    codes, label = sparse_codes(300), labels(300)
+    codes[:, 0] += label  # some signal
+    task, units = task_of(label), np.float32(2.0) ** np.arange(-30, 30)
+    score = probe_all(codes, task)
+    assert 1.5 / CLASSES < score.accuracy < 1
+    assert probe_all(codes * units, task) == probe_all(csr_array(codes * units), task) == score
+
+
 def test_the_majority_is_that_of_the_examples_to_train_on() -> None:
     label = np.array([0, 0, 1, 0, 1, 1, 1, 0, 1, 1])
     halves = (np.arange(5), np.arange(5, 10))
