@@ -88,6 +88,26 @@ def evaluate(
 
 
 @app.command()
+def unlearn(
+    runs: Annotated[list[Path], typer.Argument(help="Runs, or SAEs that others saved.")],
+    profile: ProfileFlag = None,
+    store: StoreFlag = None,
+    model: ModelFlag = None,
+    forget: Annotated[Path | None, typer.Option(help='JSONL with {"text"}: what to forget.')] = None,
+    retain: Annotated[Path | None, typer.Option(help="The same: what to retain.")] = None,
+    questions: Annotated[
+        list[Path] | None,
+        typer.Option(help='JSONL with {"question", "choices", "answer"}; that on what to forget first. Repeatable.'),
+    ] = None,
+    rmu: Annotated[bool, typer.Option("--rmu", help="Measure RMU too, the baseline without an SAE.")] = False,
+) -> None:
+    """Clamp latents so that the model forgets a subject, and measure what else it loses."""
+    from pipeline.unlearn import run
+
+    run(profile, runs, store, model, forget, retain, questions or [], rmu)
+
+
+@app.command()
 def report(
     profile: ProfileFlag = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the page.")] = None,

@@ -20,7 +20,7 @@ def run(name: str | None, runs: Sequence[Path], folder: str | None, model: str |
     profile = with_model(params.named(name), model)
     asked = [project.run(profile, v, s) for v in params.run.variants for s in params.run.seeds]
     runs = runs or asked
-    outs = [_results_of(project, profile, run) for run in runs]
+    outs = [results_of(project, profile, run) for run in runs]
     with console.progress() as progress:
         results = evaluate(
             list(zip(runs, outs, strict=True)),
@@ -36,7 +36,7 @@ def run(name: str | None, runs: Sequence[Path], folder: str | None, model: str |
         console.print_facts(result.facts())
 
 
-def _results_of(project: Project, profile: Profile, path: Path) -> Path:
+def results_of(project: Project, profile: Profile, path: Path) -> Path:
     """`results/<profile>/<variant>/seed<k>` of a run, `results/<profile>/<name>/foreign` of another SAE."""
     from stages.evaluate.foreign import FOREIGN, foreign_name, is_foreign
 

@@ -16,6 +16,7 @@ from stages.evaluate.config import EvaluateConfig
 from stages.harvest.config import HarvestConfig
 from stages.language_model.config import CorpusConfig, ModelConfig
 from stages.train.config import TrainSizes
+from stages.unlearn.config import UnlearnConfig
 from store.files import write_atomically
 from store.problem import Problem
 
@@ -35,6 +36,7 @@ class Profile:
     harvest: HarvestConfig
     train: TrainSizes
     evaluate: EvaluateConfig
+    unlearn: UnlearnConfig = UnlearnConfig()
 
 
 @dataclass(frozen=True, config=_STRICT)

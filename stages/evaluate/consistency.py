@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from stages.evaluate.lagged import LaggedSums
+from stages.evaluate.standard_error import jackknife_standard_error
 
 SCALES = {"short": (1, 4), "medium": (5, 16), "long": (17, 127)}
 """First and last lag of every scale."""
@@ -115,13 +115,6 @@ def variance(mean: Float[Tensor, "*shape d"], square: Float[Tensor, "*shape d"])
     """`square - mean^2`, NaN where it is too small to be more than rounding."""
     found = square - mean.square()
     return found.where(found > SMALL_VARIANCE * square, torch.nan)
-
-
-def jackknife_standard_error(left_out: Sequence[float]) -> float:
-    """Standard error from the estimates that leave out one of equal groups each; NaN for fewer than two."""
-    if len(left_out) < 2:
-        return math.nan
-    return math.sqrt((len(left_out) - 1) * float(np.var(left_out)))
 
 
 def groups_of(batches: Sequence[object]) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.evaluate.subject import Subject
+from stages.evaluate.trained_run import TrainedRun
 from stages.sae.architecture import SparsifierRow
 from stages.sae.build import Blueprint
 from stages.sae.files import CONFIG, WEIGHTS
@@ -31,6 +32,17 @@ FOREIGN = "foreign"
 def is_foreign(path: Path) -> bool:
     """Whether a path is an SAE rather than the folder of a training."""
     return path.suffix == ".npz" or (path / CONFIG).is_file()
+
+
+def read_subject(path: Path, store: ActivationStore) -> Subject:
+    """A run, or an SAE that others saved.
+
+    Raises:
+        Problem: it cannot be read, or does not belong to the store.
+    """
+    subject = ForeignSAE.read(path, store) if is_foreign(path) else TrainedRun.read(path)
+    subject.check_store(store)
+    return subject
 
 
 def foreign_name(path: Path) -> str:

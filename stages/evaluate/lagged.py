@@ -11,6 +11,9 @@ from torch import Tensor
 
 from stages.evaluate.segments import Segments
 
+FEW_LAGS = (1, 4, 16, 64)
+"""At which is measured what has no number for every lag."""
+
 
 class LaggedSums:
     """Running float64 sums over the pairs (t, t + lag) of a signal `h: [tokens, d]`, at index `lag`: `[context, d]`.

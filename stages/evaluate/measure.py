@@ -12,11 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stages.evaluate.consistency import SCALES, Consistency, Lags, variance
-from stages.evaluate.lagged import LaggedSums
+from stages.evaluate.lagged import FEW_LAGS, LaggedSums
+from stages.evaluate.patterns import Crossed, PatternMeter, Patterns
 from stages.evaluate.segments import Segments
 from stages.evaluate.stability import FeatureStability, Smoothness, persistence
-
-PERSISTENCE_LAGS = (1, 4, 16, 64)
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,22 @@ class Measure:
     """Mean over latents of E(h_{t+1} - h_t)^2 / sigma^2 (slow feature analysis)."""
     fsm_support: float
     """Stability of the active set from token to token."""
+    fsm_support_se: float
+    """Its jackknife standard error."""
     fsm_magnitude: float
     """Stability of the magnitudes of what stays active."""
+    fsm_magnitude_se: float
+    """Its jackknife standard error."""
     persistence: dict[str, float]
     """By lag, how much a firing says about a firing so much later."""
     smoothness: float
     """The T-SAE paper's, in the units of the signal and of raw activations."""
+    smoothness_se: float
+    """Its jackknife standard error."""
     level_smoothness: list[float]
     """The same for the latents that each Matryoshka level adds; empty without levels."""
+    patterns: Patterns
+    """Positions, lifetimes, transitions, redundancy, kinds of latents."""
 
     @property
     def scalars(self) -> dict[str, float]:
@@ -56,7 +63,15 @@ class Measure:
         names = ("fsm_support", "fsm_magnitude", "slowness", "smoothness")
         scores = {f"tcs_{scale}": score for scale, score in self.tcs.items()}
         levels = {f"level{i}_smoothness": value for i, value in enumerate(self.level_smoothness)}
-        return scores | {name: getattr(self, name) for name in names} | levels
+        return scores | {name: getattr(self, name) for name in names} | levels | self.patterns.scalars
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Standard errors of scalars, by the names of these."""
+        names = ("fsm_support", "fsm_magnitude", "smoothness")
+        errors = {f"tcs_{scale}": error for scale, error in self.tcs_se.items()}
+        errors |= {name: getattr(self, f"{name}_se") for name in names}
+        return errors | self.patterns.errors
 
     def document(self) -> dict[str, Any]:
         """For JSON: None for NaN."""
@@ -67,10 +82,16 @@ class Meter:
     """Running sums of one signal `[n, d]` of which all columns count."""
 
     def __init__(
-        self, lags: Lags, d: int, device: torch.device, fires: bool, levels: Sequence[tuple[int, int]] = ()
+        self,
+        lags: Lags,
+        d: int,
+        device: torch.device,
+        fires: bool,
+        levels: Sequence[tuple[int, int]] = (),
+        crossed: Crossed | None = None,
     ) -> None:
         """`fires` says that a value above 0 is an event; otherwise every column is always active. `levels` are the
-        first column of each level and that behind its last."""
+        first column of each level and that behind its last; pairs of the `crossed` columns are looked at."""
         self._lags, self._fires, self._levels = lags, fires, levels
         signals = ["value", "firing"] if fires else ["value"]
         self._sums = {name: LaggedSums(lags.context, d, device) for name in signals}
@@ -78,6 +99,7 @@ class Meter:
         self._stability = FeatureStability()
         self._smoothness = Smoothness()
         self._level_smoothness = [Smoothness() for _ in levels]
+        self._patterns = PatternMeter(lags.context, d, device, fires, crossed)
 
     def add(self, h: Float[Tensor, "n d"], steps: Float[Tensor, " n-1"], segments: Segments) -> None:
         """Count the kept tokens of one batch; `steps` are the distances between inputs of adjacent tokens."""
@@ -89,19 +111,24 @@ class Meter:
         self._smoothness.add(h, active, steps, segments)
         for (first, last), smoothness in zip(self._levels, self._level_smoothness, strict=True):
             smoothness.add(h[:, first:last], active[:, first:last], steps, segments)
+        self._patterns.add(h, active, segments)
 
     def end_group(self) -> None:
         """Tell the jackknife that a group of batches is complete."""
         for name, consistency in self._consistency.items():
             consistency.end_group(self._sums[name])
+        self._stability.end_group()
+        self._smoothness.mean.end_group()
+        self._patterns.end_group()
 
     def finish(self) -> Measure:
         """The metrics of everything counted."""
         sums, lags = self._sums["value"], self._lags
         correlation = autocorrelation(sums, lags)
         tcs, errors = self._consistency["value"].finish()
-        slow = sums.differences[1] / lags.pairs[1] / _variance(sums, lags)
-        adjacent = bool(lags.enough[1])
+        variance = _variance(sums, lags)
+        slow = sums.differences[1] / lags.pairs[1] / variance
+        support, change, adjacent = self._stability.support, self._stability.change, bool(lags.enough[1])
         plain = Measure(
             latents=sums.heads.shape[1],
             tokens=int(lags.pairs[0]),
@@ -111,11 +138,17 @@ class Meter:
             autocorrelation=correlation.nanmean(dim=1).tolist(),
             autocorrelation_firing_weighted=[math.nan] * len(correlation),
             slowness=float(slow.nanmean()) if adjacent else math.nan,
-            fsm_support=self._stability.support if adjacent else math.nan,
-            fsm_magnitude=self._stability.magnitude if adjacent else math.nan,
-            persistence={str(lag): math.nan for lag in PERSISTENCE_LAGS},
-            smoothness=self._smoothness.mean,
-            level_smoothness=[smoothness.mean for smoothness in self._level_smoothness],
+            fsm_support=support.value if adjacent else math.nan,
+            fsm_support_se=support.standard_error if adjacent else math.nan,
+            fsm_magnitude=1 - change.value if adjacent else math.nan,
+            fsm_magnitude_se=change.standard_error if adjacent else math.nan,
+            persistence={str(lag): math.nan for lag in FEW_LAGS},
+            smoothness=self._smoothness.mean.value,
+            smoothness_se=self._smoothness.mean.standard_error,
+            level_smoothness=[smoothness.mean.value for smoothness in self._level_smoothness],
+            patterns=self._patterns.finish(
+                lags, sums.heads[0] / int(lags.pairs[0]), variance, correlation, self._sums.get("firing")
+            ),
         )
         return self._with_firings(plain, correlation) if self._fires else plain
 
@@ -123,7 +156,7 @@ class Meter:
         """The measure, with what is known from 1[h > 0] alone or by it."""
         firing, lags = self._sums["firing"], self._lags
         weights = firing.heads[0].where(correlation.isfinite(), 0)
-        lasting = [lag for lag in PERSISTENCE_LAGS if lag < lags.context and lags.enough[lag]]
+        lasting = [lag for lag in FEW_LAGS if lag < lags.context and lags.enough[lag]]
         return replace(
             plain,
             tcs_binary=self._consistency["firing"].finish()[0],

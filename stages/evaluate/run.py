@@ -10,13 +10,13 @@ from pathlib import Path
 
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.features import latent_metrics
-from stages.evaluate.foreign import ForeignSAE, is_foreign
+from stages.evaluate.foreign import read_subject
 from stages.evaluate.heldout import HeldoutBatches
 from stages.evaluate.output import CORE, SUMMARY, TEMPORAL, Evaluation, facts
+from stages.evaluate.sentences import SentenceEnds
 from stages.evaluate.splicing import reconstruction
 from stages.evaluate.subject import Subject
 from stages.evaluate.temporal import temporal
-from stages.evaluate.trained_run import TrainedRun
 from stages.evaluate.variance import sparsity_variance
 from stages.language_model.config import ModelConfig
 from stages.language_model.model import LanguageModel
@@ -28,7 +28,7 @@ from store.files import digest, write_json
 from store.problem import Problem
 from store.progress import SILENT, Progress
 
-METRICS_VERSION = 3
+METRICS_VERSION = 4
 """Raised whenever a change to this code changes a number, so that old results are not reused."""
 
 
@@ -98,8 +98,7 @@ class _Task:
         cls, folder: Path, out: Path, store: ActivationStore, lm_config: ModelConfig, config: EvaluateConfig
     ) -> _Task:
         """Read and check the run."""
-        subject = ForeignSAE.read(folder, store) if is_foreign(folder) else TrainedRun.read(folder)
-        subject.check_store(store)
+        subject = read_subject(folder, store)
         decided = {
             "metrics_version": METRICS_VERSION,
             "run": subject.identity,
@@ -160,7 +159,8 @@ def _evaluate_layer(
         task.key: task.subject.blueprint(saes[task.key], variances[task.key].scalars["l0_events"]) for task in tasks
     }
     firings = {name: variance.firings for name, variance in variances.items()}
-    temporals = temporal(saes, blueprints, firings, store, layer, batches.variance, progress, levels)
+    sentence_ends = SentenceEnds(lm.tokenizer)
+    temporals = temporal(saes, blueprints, firings, store, layer, batches.variance, progress, levels, sentence_ends)
     splicings = reconstruction(saes, Splice(lm, layer), store, batches.reconstruction, progress)
     seconds = round(time.monotonic() - begun, 1)
     model = {

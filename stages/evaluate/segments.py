@@ -18,8 +18,14 @@ class Segments:
     BOS and padding are not among them, so two tokens of one run lie as far apart here as in their row.
     """
 
-    def __init__(self, document: Int[np.ndarray, "batch seq"], device: torch.device) -> None:
-        """`document` is -1 at BOS and padding."""
+    def __init__(
+        self,
+        document: Int[np.ndarray, "batch seq"],
+        device: torch.device,
+        sentence_ends: Bool[np.ndarray, "batch seq"] | None = None,
+    ) -> None:
+        """`document` is -1 at BOS and padding; `sentence_ends` is true at the tokens that end a sentence, None where
+        no tokenizer says which do."""
         self.context = document.shape[1]
         self.device = device
         keep = document >= 0
@@ -31,8 +37,12 @@ class Segments:
         self.spans = [(int(stop - length), int(stop)) for length, stop in zip(lengths, stops, strict=True)]
         """First token of every run, and the one after its last."""
         index = np.arange(len(self.positions))
-        self._before = torch.as_tensor(index - np.repeat(stops - lengths, lengths), device=device)
-        self._after = torch.as_tensor(np.repeat(stops, lengths) - 1 - index, device=device)
+        self.before = torch.as_tensor(index - np.repeat(stops - lengths, lengths), device=device)
+        """int64 [n]: tokens of its run before each."""
+        self.after = torch.as_tensor(np.repeat(stops, lengths) - 1 - index, device=device)
+        """int64 [n]: tokens of its run after each."""
+        ends = np.zeros(document.shape, dtype=bool) if sentence_ends is None else sentence_ends
+        self._sentence_ends = torch.as_tensor(ends.flatten()[self.positions], device=device)
 
     @cached_property
     def pairs(self) -> Int[np.ndarray, " context"]:
@@ -42,12 +52,12 @@ class Segments:
     @cached_property
     def heads(self) -> Float[Tensor, "context n"]:
         """By lag, 1 at the tokens that are the first of a pair."""
-        return (self._after >= torch.arange(self.context, device=self.device)[:, None]).float()
+        return (self.after >= torch.arange(self.context, device=self.device)[:, None]).float()
 
     @cached_property
     def tails(self) -> Float[Tensor, "context n"]:
         """By lag, 1 at the tokens that are the second of a pair."""
-        return (self._before >= torch.arange(self.context, device=self.device)[:, None]).float()
+        return (self.before >= torch.arange(self.context, device=self.device)[:, None]).float()
 
     @cached_property
     def ends(self) -> Float[Tensor, "context n"]:
@@ -57,7 +67,23 @@ class Segments:
     @cached_property
     def adjacent(self) -> Bool[Tensor, " n-1"]:
         """Whether a token and the next one are of one run."""
-        return self._before[1:] > 0
+        return self.before[1:] > 0
+
+    @cached_property
+    def sentence_boundary(self) -> Bool[Tensor, " n-1"]:
+        """Whether a token ends a sentence that the next one of its run follows."""
+        return self.adjacent & self._sentence_ends[:-1]
+
+    @cached_property
+    def document_boundary(self) -> Bool[Tensor, " n-1"]:
+        """Whether a token and the next one are of two documents of one row."""
+        row = torch.as_tensor(self.positions // self.context, device=self.device)
+        return ~self.adjacent & (row[1:] == row[:-1])
+
+    @cached_property
+    def position(self) -> Int[Tensor, " n"]:
+        """Where in its row each token stands."""
+        return torch.as_tensor(self.positions % self.context, device=self.device)
 
     def kept(self, values: Float[Tensor, "batch seq d"]) -> Float[Tensor, "n d"]:
         """The values at kept tokens."""

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from stages.evaluate.consistency import Lags
 from stages.evaluate.measure import Measure, Meter
+from stages.evaluate.patterns import Crossed
 from stages.evaluate.segments import Segments
+from stages.evaluate.sentences import SentenceEnds
 from stages.sae.model import SAE
 from stages.sae.objective_row import spans_of
 from store import ActivationStore
@@ -50,13 +52,20 @@ class Batch(NamedTuple):
     """The same after the permutation."""
 
     @classmethod
-    def read(cls, store: ActivationStore, layer: int, rows: np.ndarray, device: torch.device) -> Batch:
+    def read(
+        cls,
+        store: ActivationStore,
+        layer: int,
+        rows: np.ndarray,
+        device: torch.device,
+        sentence_ends: SentenceEnds | None = None,
+    ) -> Batch:
         """Read rows; the permutation depends on which they are and on nothing else."""
         document = store.document(rows)
         x = store.read(layer, rows).to(device).float()
         rng = np.random.default_rng([PERMUTATION_SEED, *rows.tolist()])
         permutation = permutation_within_documents(document, rng)
-        segments = Segments(document, device)
+        segments = Segments(document, device, sentence_ends(store.tokens(rows)) if sentence_ends else None)
         order = segments.order(permutation)
         tokens = segments.kept(x)
         index = torch.as_tensor(permutation, device=device)[..., None].expand_as(x)
@@ -89,7 +98,11 @@ class CodeMeters:
         counts = firings >= MIN_FIRINGS
         self._counted = counts.nonzero()[:, 0].to(device)
         spans = spans_of([int(counts[:width].sum()) for width in levels])
-        self._meters = {name: Meter(lags, len(self._counted), device, fires=True, levels=spans) for name in names}
+        in_order = Crossed.of(self._counted, firings.to(device)[self._counted])
+        self._meters = {
+            name: Meter(lags, len(self._counted), device, fires=True, levels=spans, crossed=None if i else in_order)
+            for i, name in enumerate(names)
+        }
 
     def add(self, batch: Batch) -> None:
         """Encode and count one batch."""
@@ -119,7 +132,11 @@ class ActivationMeters:
 
     def __init__(self, mean: Float[Tensor, " d"], lags: Lags) -> None:
         self._mean = mean.float()
-        self._meters = [Meter(lags, len(mean), mean.device, fires=False) for _ in ACTIVATIONS]
+        columns = torch.arange(len(mean), device=mean.device)
+        in_order = Crossed.of(columns, torch.zeros_like(self._mean))
+        self._meters = [
+            Meter(lags, len(mean), mean.device, fires=False, crossed=crossed) for crossed in (in_order, None)
+        ]
 
     def add(self, batch: Batch) -> None:
         """Count one batch, centred: nothing measured depends on the mean, but float32 sums lose digits to it."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,14 +9,17 @@ from torch import Tensor
 
 from stages.evaluate.lagged import LaggedSums
 from stages.evaluate.segments import Segments
+from stages.evaluate.standard_error import GroupedRatio
 
 
 class FeatureStability:
     """FSM over adjacent tokens of one document."""
 
     def __init__(self) -> None:
-        self._jaccard, self._pairs = 0.0, 0
-        self._changes, self._both_active = 0.0, 0
+        self.support = GroupedRatio()
+        """Mean Jaccard index of the active sets of adjacent tokens, where not both are empty."""
+        self.change = GroupedRatio()
+        """Mean |h_{t+1} - h_t| / (h_{t+1} + h_t) over adjacent tokens and latents that are active at both."""
 
     def add(self, h: Float[Tensor, "n d"], active: Bool[Tensor, "n d"], segments: Segments) -> None:
         """Count the kept tokens of one batch."""
@@ -26,22 +27,15 @@ class FeatureStability:
         size = active.float().sum(dim=1)  # several times faster than the sum of booleans
         shared = both.float().sum(dim=1)
         union = (size[1:] + size[:-1] - shared) * segments.adjacent
-        self._jaccard += float((shared[union > 0].double() / union[union > 0]).sum())
-        self._pairs += int((union > 0).sum())
+        self.support.add(float((shared[union > 0].double() / union[union > 0]).sum()), int((union > 0).sum()))
         first = both.flatten().nonzero()[:, 0]
         earlier, later = h.flatten()[first], h.flatten()[first + h.shape[1]]
-        self._changes += float(((later - earlier).abs() / (later + earlier)).double().sum())
-        self._both_active += len(first)
+        self.change.add(float(((later - earlier).abs() / (later + earlier)).double().sum()), len(first))
 
-    @property
-    def support(self) -> float:
-        """Mean Jaccard index of the active sets of adjacent tokens, where not both are empty."""
-        return self._jaccard / self._pairs if self._pairs else math.nan
-
-    @property
-    def magnitude(self) -> float:
-        """1 - mean |h_{t+1} - h_t| / (h_{t+1} + h_t) over adjacent tokens and latents that are active at both."""
-        return 1 - self._changes / self._both_active if self._both_active else math.nan
+    def end_group(self) -> None:
+        """Tell the jackknife that a group of batches is complete."""
+        self.support.end_group()
+        self.change.end_group()
 
 
 class Smoothness:
@@ -53,7 +47,8 @@ class Smoothness:
     """
 
     def __init__(self) -> None:
-        self._sum, self._sequences = 0.0, 0
+        self.mean = GroupedRatio()
+        """Over sequences."""
 
     def add(
         self, h: Float[Tensor, "n d"], active: Bool[Tensor, "n d"], steps: Float[Tensor, " n-1"], segments: Segments
@@ -63,13 +58,7 @@ class Smoothness:
         for start, stop in segments.spans:
             present = active[start:stop].any(dim=0)
             if stop - start > 1 and bool(present.any()):
-                self._sum += float(rates[start : stop - 1].amax(dim=0)[present].double().mean())
-                self._sequences += 1
-
-    @property
-    def mean(self) -> float:
-        """Mean over sequences; NaN without any."""
-        return self._sum / self._sequences if self._sequences else math.nan
+                self.mean.add(float(rates[start : stop - 1].amax(dim=0)[present].double().mean()), 1)
 
 
 def persistence(active: LaggedSums, pairs: Int[np.ndarray, " context"], lag: int) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,3 +23,40 @@ def ratio_standard_error(numerator: Float[Tensor, " row"], denominator: Float[Te
         return math.nan
     residual = numerator - (numerator.sum() / total) * denominator
     return math.sqrt(rows / (rows - 1) * float(residual.square().sum())) / abs(total)
+
+
+def jackknife_standard_error(left_out: Sequence[float]) -> float:
+    """Standard error from the estimates that leave out one of equal groups each; NaN for fewer than two."""
+    if len(left_out) < 2:
+        return math.nan
+    return math.sqrt((len(left_out) - 1) * float(np.var(left_out)))
+
+
+class GroupedRatio:
+    """The ratio of two running sums, and its error by leaving out one group of batches at a time."""
+
+    def __init__(self) -> None:
+        self._numerator, self._denominator = 0.0, 0.0
+        self._seen: list[tuple[float, float]] = []
+
+    def add(self, numerator: float, denominator: float) -> None:
+        """Add to both sums."""
+        self._numerator += numerator
+        self._denominator += denominator
+
+    def end_group(self) -> None:
+        """Note the running sums at the end of a group."""
+        self._seen.append((self._numerator, self._denominator))
+
+    @property
+    def value(self) -> float:
+        """The ratio; NaN where nothing divides."""
+        return self._numerator / self._denominator if self._denominator else math.nan
+
+    @property
+    def standard_error(self) -> float:
+        """Its jackknife standard error; NaN where a group has all there is."""
+        seen = np.array([(0.0, 0.0), *self._seen])
+        numerator, denominator = (seen[-1] - np.diff(seen, axis=0)).T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return jackknife_standard_error((numerator / denominator).tolist())

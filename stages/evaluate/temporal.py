@@ -20,6 +20,7 @@ from stages.evaluate import consistency
 from stages.evaluate.consistency import SCALES, Lags, groups_of
 from stages.evaluate.measure import Measure
 from stages.evaluate.segments import Segments
+from stages.evaluate.sentences import SentenceEnds
 from stages.evaluate.signals import CODES, UNTRAINED, ActivationMeters, Batch, CodeMeters
 from stages.evaluate.untrained import count_firings, untrained
 from stages.sae.build import Blueprint
@@ -53,7 +54,7 @@ class Temporal:
         """The content of `temporal.json`."""
         return {
             "format": "tsae-temporal",
-            "version": 1,
+            "version": 2,
             "fingerprint": fingerprint,
             "tokens": int(self.lags.pairs[0]),
             "rows": self.rows,
@@ -64,14 +65,27 @@ class Temporal:
         }
 
     def summary(self) -> dict[str, float]:
-        """Flat numbers; NaN for one that does not exist."""
+        """Flat numbers; NaN for one that does not exist.
+
+        `_se` are standard errors. `_gain` is what training made of the order of the tokens: how far codes differ from
+        their null of permuted inputs, less how far those of the untrained SAE differ from theirs.
+        """
         numbers = {
             name + suffix: value
             for measure, suffix in SUFFIXES.items()
             for name, value in self.measures[measure].scalars.items()
             if not (measure == "activations" and name.startswith("fsm"))
         }
-        return numbers | {f"tcs_{scale}_se": error for scale, error in self.measures["codes"].tcs_se.items()}
+        errors = {f"{name}_se": error for name, error in self.measures["codes"].errors.items()}
+        return numbers | errors | {f"{name}_gain": gain for name, gain in self._gains().items()}
+
+    def _gains(self) -> dict[str, float]:
+        codes, null, untrained, untrained_null = (
+            self.measures[name].scalars
+            for name in ("codes", "codes_inputs_permuted", "untrained", "untrained_inputs_permuted")
+        )
+        names = [name for name in codes if name in null and name in untrained]
+        return {name: (codes[name] - null[name]) - (untrained[name] - untrained_null[name]) for name in names}
 
 
 @torch.no_grad()
@@ -84,11 +98,13 @@ def temporal(
     batches: Sequence[np.ndarray],
     progress: Progress = SILENT,
     levels: Mapping[str, Sequence[int]] | None = None,
+    sentence_ends: SentenceEnds | None = None,
 ) -> dict[str, Temporal]:
     """Encode the stored activations of `batches` of rows in their order and permuted; by name, each SAE's metrics.
 
     `firings` counts the kept tokens at which each latent fires. The activations are measured once, and one
-    untrained SAE stands for all SAEs of a blueprint. `levels` are those of Matryoshka SAEs.
+    untrained SAE stands for all SAEs of a blueprint. `levels` are those of Matryoshka SAEs. Without `sentence_ends`
+    nothing is known of sentences.
     """
     device = next(iter(saes.values())).W_dec.device
     statistics = store.statistics(layer)
@@ -106,7 +122,7 @@ def temporal(
     progress.start("temporal metrics", len(batches), "batches")
     for group in np.array_split(np.arange(len(batches)), groups_of(batches)):
         for i in group:
-            batch = Batch.read(store, layer, batches[i], device)
+            batch = Batch.read(store, layer, batches[i], device, sentence_ends)
             for meter in everything if len(batch.segments.positions) else ():
                 meter.add(batch)
             progress.advance(1)

@@ -17,7 +17,7 @@ from store.files import file_sha256
 from store.problem import Problem
 
 PACKAGE_FILE = "summaries_en-us.json"
-"""The data file of a corpus package: JSON, title -> {title, extract, topic}."""
+"""The data file of a corpus package: JSON, title -> {title, extract, description, topic}."""
 PACKAGE_LICENCE = "CC BY-SA 4.0 (introductions of Wikipedia articles)"
 BUILDERS = {".jsonl": "json", ".parquet": "parquet"}
 SUFFIXES = (".txt", *BUILDERS)
@@ -35,6 +35,8 @@ class Document:
     """The corpus as configured, without any machine's path."""
     label: str = ""
     """A topic, where the corpus has one."""
+    description: str = ""
+    """What the text is about in a few words, where the corpus says it."""
 
 
 def documents(config: CorpusConfig) -> Iterator[Document]:
@@ -79,7 +81,7 @@ def _is_local(source: str) -> bool:
 def _read_package(source: str) -> Iterator[Document]:
     entries = json.loads(_package_file(source).read_text(encoding="utf-8")).values()
     for entry in sorted(entries, key=lambda entry: entry["title"]):
-        yield Document(entry["title"], entry["extract"], source, entry["topic"])
+        yield Document(entry["title"], entry["extract"], source, entry["topic"], entry.get("description") or "")
 
 
 def _package_file(source: str) -> Path:

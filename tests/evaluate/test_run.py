@@ -161,16 +161,27 @@ def test_temporal_json_and_its_numbers_in_the_summary(scene: Scene, tmp_path: Pa
         assert set(measure) == {
             *("latents", "tokens", "tcs", "tcs_se", "tcs_binary", "autocorrelation", "autocorrelation_firing_weighted"),
             *("slowness", "fsm_support", "fsm_magnitude", "persistence", "smoothness", "level_smoothness"),
+            *("fsm_support_se", "fsm_magnitude_se", "smoothness_se", "patterns"),
+        }
+        assert set(measure["patterns"]) == {
+            *("integrated_time", "position", "redundancy", "lifetime", "transitions", "lift", "clusters"),
         }
         assert set(measure["tcs"]) == {"short", "medium", "long"}
         assert len(measure["autocorrelation"]) == CONTEXT - 1
         assert set(measure["persistence"]) == {"1", "4", "16", "64"}
     suffixes = ["", "_inputs_permuted", "_codes_permuted", "_untrained", "_activations"]
-    expected = {f"{name}{s}" for name in ("tcs_short", "tcs_medium", "tcs_long") for s in [*suffixes, "_se"]}
-    expected |= {f"{name}{s}" for name in ("slowness", "smoothness") for s in suffixes}
-    expected |= {f"{name}{s}" for name in ("fsm_support", "fsm_magnitude") for s in suffixes[:-1]}
-    found = {n for n in summary if n.startswith(("tcs_", "slowness", "smoothness", "fsm_"))}
-    assert found == expected
+    everywhere = ("tcs_short", "tcs_medium", "tcs_long", "slowness", "smoothness")
+    everywhere += ("integrated_time", "position_correlation", "position_slope")
+    of_firings = ("fsm_support", "fsm_magnitude", "lifetime_ratio")
+    of_firings += ("turnover", "turnover_sentence_boundary", "turnover_document_boundary")
+    uncertain = ("tcs_short", "tcs_medium", "tcs_long", "smoothness", *of_firings[:4])
+    expected = {f"{name}{s}" for name in everywhere for s in [*suffixes, "_gain"]}
+    expected |= {f"{name}{s}" for name in of_firings for s in [*suffixes[:-1], "_gain"]}
+    expected |= {f"{name}_se" for name in uncertain}
+    in_order = ("effective_rank", "high_correlation_share")
+    expected |= {f"{name}{s}" for name in in_order for s in ("", "_untrained", "_activations")}
+    found = {n for n in summary if n.startswith((*everywhere, *of_firings, *in_order, "lift"))}
+    assert found == expected  # no `lift_edges`: too few pairs
     assert summary["tcs_short"] is None
     assert summary["smoothness"] > 0
 

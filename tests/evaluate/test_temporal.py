@@ -138,6 +138,55 @@ def test_together_equals_alone_and_activations_are_read_once(store: MemoryStore)
     assert together["a"].measures["activations"] is together["c"].measures["activations"]
 
 
+def test_gain_is_what_order_adds_to_a_trained_sae_beyond_an_untrained_one(store: MemoryStore) -> None:
+    found = run({"sae": sae_of(store, TopK(4), 1)}, store)["sae"]
+    summary, measures = found.summary(), found.measures
+    assert summary["lifetime_ratio"] == measures["codes"].patterns.lifetime.ratio
+    untrained_null = measures["untrained_inputs_permuted"].patterns.lifetime.ratio
+    gain = summary["lifetime_ratio"] - summary["lifetime_ratio_inputs_permuted"]
+    gain -= summary["lifetime_ratio_untrained"] - untrained_null
+    assert summary["lifetime_ratio_gain"] == pytest.approx(gain)
+    assert summary["lifetime_ratio"] > summary["lifetime_ratio_codes_permuted"] + 0.1
+    assert summary["turnover"] < summary["turnover_inputs_permuted"] - 0.05
+    assert summary["turnover_document_boundary"] > summary["turnover"]
+    assert summary["turnover_se"] < 0.05
+    assert summary["lift_edges"] > 0 and "lift_edges_codes_permuted" not in summary
+
+
+def test_pairs_of_latents_have_the_numbers_of_the_sae(store: MemoryStore) -> None:
+    """Latent 7 is active where latent 3 was a token before, and most are not counted."""
+    sae = Follows(D, D_SAE, ReLU())
+    sae.load_state_dict(sae_of(store, ReLU(), 3).state_dict())
+    firings = torch.zeros(D_SAE)
+    firings[[3, 7, 20]] = 100
+    found = temporal({"sae": sae}, blueprints({"sae": sae}), {"sae": firings}, store, 1, BATCHES)["sae"].measures
+    lift = found["codes"].patterns.lift
+    assert lift.latents == 3 and (lift.top[0].first, lift.top[0].second) == (3, 7)
+    assert found["codes_permuted"].patterns.lift is None
+
+
+class Follows(SAE):
+    """Latent 7 repeats latent 3 a token later."""
+
+    def encode(self, x: Tensor, segments: Tensor | None = None, start: int = 0) -> Tensor:
+        codes = super().encode(x)
+        codes[:, 1:, 7] = codes[:, :-1, 3]
+        return codes
+
+
+def test_sentences_are_those_of_the_stored_tokens(store: MemoryStore) -> None:
+    sae = {"sae": sae_of(store, TopK(4), 1)}
+    tokens = np.random.default_rng(0).integers(10, size=store.tokens_.shape)
+
+    def ends(tokens: np.ndarray) -> np.ndarray:
+        return tokens == 3
+
+    arguments = (blueprints(sae), {"sae": firings_of(sae["sae"], store)}, replace(store, tokens_=tokens), 1, BATCHES)
+    found = temporal(sae, *arguments, sentence_ends=ends)["sae"].summary()
+    assert found["turnover_sentence_boundary"] == pytest.approx(found["turnover"], abs=0.1)
+    assert np.isnan(temporal(sae, *arguments)["sae"].summary()["turnover_sentence_boundary"])
+
+
 def test_special_positions_reach_nothing(store: MemoryStore) -> None:
     sae = {"sae": sae_of(store, TopK(4), 1)}
     before = run(sae, store)["sae"].document("")

@@ -25,7 +25,7 @@ def test_rows_train_on_the_models_of_their_seeds(project: TinyProject, tmp_path:
     profile = project.params["profiles"]["tiny"]
     profile["model"]["source"] = str(tiny_model_folder(tmp_path, kind=kind, layers=3, d=16))
     profile["harvest"]["layers"] = "0-1"
-    profile["train"] |= {"curriculum": [0, 1], "steps": 8000}
+    profile["train"] |= {"curriculum": [0, 1], "steps": 8000, "batch_rows": 8}  # window3-lowmem has eight parts
     project.save()
     shutil.copy(TABLE, project.root / "variants.yaml")
     status, _, err = project("harvest")

@@ -1,0 +1,71 @@
+"""`pipeline unlearn`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline import console
+from pipeline.evaluate import results_of
+from pipeline.params import read_params, with_model
+from pipeline.paths import Project
+
+
+def run(
+    name: str | None,
+    runs: Sequence[Path],
+    folder: str | None,
+    model: str | None,
+    forget: Path | None,
+    retain: Path | None,
+    questions: Sequence[Path],
+    rmu: bool,
+) -> None:
+    """Unlearn with each run's SAE, and print what was forgotten and what else was lost."""
+    from stages.unlearn.material import Files, read_material
+    from stages.unlearn.output import UNLEARNING
+    from stages.unlearn.run import unlearn
+
+    project = Project.here()
+    profile = with_model(read_params(project.root).named(name), model)
+    outs = [results_of(project, profile, path) for path in runs]
+    beside = project.root / "results" / profile.name / "rmu" / "unlearning" if rmu else None
+    with console.progress() as progress:
+        material = read_material(Files(forget, retain, tuple(questions)), profile.corpus, profile.unlearn)
+        results = unlearn(
+            list(zip(runs, outs, strict=True)),
+            folder or project.store(profile),
+            profile.model,
+            material,
+            profile.unlearn,
+            beside,
+            progress=progress,
+        )
+    for out, result in zip([*outs, *([beside] if beside else [])], results, strict=True):
+        print(f"{project.show(out / UNLEARNING)}: {result.did}")
+        _print(result.document)
+
+
+def _print(document: Mapping[str, Any]) -> None:
+    """The score, and the settings of the sweep beside the untouched model."""
+    found = document["eval_result_unstructured"]
+    known = {name: f"{of['known']:,} of {of['questions']:,}" for name, of in found["material"]["questions"].items()}
+    score = document["eval_result_metrics"]["unlearning"]["unlearning_score"]
+    console.print_facts({"score": f"{score:.4f}", "to forget": found["material"]["forget_set"], **known})
+    head = ["intervention", "forget accuracy", "retain accuracy", "forget loss", "retain loss"]
+    rows = [_line("none", found["baseline"]), *(_line(_how(each), each) for each in found["sweep"])]
+    console.print_table(head, rows)
+
+
+def _how(setting: Mapping[str, Any]) -> str:
+    if "multiplier" not in setting:
+        return f"RMU, steering {setting['steering']:g}, alpha {setting['alpha']:g}, {setting['steps']} steps"
+    window = f", {setting['window']} tokens" if setting["window"] > 1 else ""
+    chosen = f"{len(setting['latents'])} latents below {setting['retain_threshold']:g}"
+    return f"{chosen} to -{setting['multiplier']:g}{window}"
+
+
+def _line(name: str, outcome: Mapping[str, Any]) -> tuple[str, ...]:
+    columns = ("forget_accuracy", "retain_accuracy", "forget_loss", "retain_loss")
+    return name, *(f"{outcome[column]:.4f}" for column in columns)

@@ -1,0 +1,168 @@
+"""Multiple-choice questions: read from files or the hub, or made of articles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from store.problem import Problem
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""Names of choices."""
+WMDP = "wmdp-bio"
+"""The questions of WMDP (Li et al. 2024, arXiv 2403.03218) about what is to be forgotten."""
+MMLU = ("high_school_us_history", "college_computer_science", "high_school_geography", "human_aging")
+"""The subjects of MMLU that SAEBench wants kept."""
+CHOICES = 4
+"""Choices of a question that is made of articles."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question."""
+
+    text: str
+    """The question."""
+    choices: tuple[str, ...]
+    """Possible answers."""
+    answer: int
+    """Which of them is right."""
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """Questions on one subject."""
+
+    name: str
+    """What tables call it."""
+    subject: str
+    """What a prompt says they are about."""
+    questions: tuple[Question, ...]
+    """In order."""
+
+
+@dataclass(frozen=True)
+class Article:
+    """What questions are made of."""
+
+    title: str
+    """A name."""
+    description: str
+    """What it is, in a few words."""
+    topic: str
+    """Its topic."""
+
+
+def read_questions(path: Path) -> QuestionSet:
+    """Questions of a JSONL file, `{"question", "choices", "answer"}` a line, `answer` counted from 0.
+
+    Raises:
+        Problem: it cannot be read or holds none, with the first line that is wrong.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Problem("A file of questions cannot be read.", where=path, found=error) from None
+    found = [_question(line, f"{path}, line {i}") for i, line in enumerate(lines, start=1) if line.strip()]
+    if not found:
+        raise Problem("A file of questions is empty.", where=path, expected="one question a line")
+    return QuestionSet(path.stem, path.stem.replace("_", " ").replace("-", " "), tuple(found))
+
+
+def _question(line: str, where: str) -> Question:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise Problem("A question is not JSON.", where=where, found=error) from None
+    keys = {"question": str, "choices": list, "answer": int}
+    if not isinstance(row, dict) or any(not isinstance(row.get(key), kind) for key, kind in keys.items()):
+        raise Problem(
+            "This is no question.",
+            where=where,
+            expected='{"question": text, "choices": [text, ...], "answer": number}',
+            found=line[:80],
+        )
+    return checked(row, where)
+
+
+def checked(row: dict[str, Any], where: str) -> Question:
+    """A question whose choices differ and whose answer is one of them, or a Problem."""
+    choices, answer = tuple(map(str, row["choices"])), int(row["answer"])
+    if not 2 <= len(choices) <= len(LETTERS) or len(set(choices)) < len(choices):
+        raise Problem(
+            "A question's choices are wrong.",
+            where=where,
+            expected=f"2 to {len(LETTERS)} different ones",
+            found=choices,
+        )
+    if not 0 <= answer < len(choices):
+        raise Problem(
+            "A question's answer is out of range.",
+            where=where,
+            expected=f"the place of a choice, 0 to {len(choices) - 1}",
+            found=answer,
+        )
+    return Question(str(row["question"]), choices, answer)
+
+
+def hub_questions() -> list[QuestionSet]:
+    """Those of SAEBench: WMDP-bio, to be forgotten, and four subjects of MMLU.
+
+    Raises:
+        Problem: the hub cannot be reached.
+    """
+    places = {WMDP: ("cais/wmdp", WMDP), **{subject: ("cais/mmlu", subject) for subject in MMLU}}
+    found = []
+    for name, (repository, part) in places.items():
+        try:
+            rows = datasets.load_dataset(repository, part, split="test")
+        except Exception as error:  # the HTTP library behind the hub client raises classes of its own
+            raise Problem(
+                f"The questions of {repository} cannot be had from the hub.",
+                where=f"huggingface.co/datasets/{repository}",
+                found=f"{type(error).__name__}: {error}",
+                do="name files of questions with --questions",
+            ) from error
+        subject = "biology" if name == WMDP else name.replace("_", " ")
+        questions = tuple(checked(row, f"{repository}, {part}, row {i}") for i, row in enumerate(rows))
+        found.append(QuestionSet(name, subject, questions))
+    return found
+
+
+def make_questions(articles: Iterable[Article], per_topic: int, seed: int) -> list[QuestionSet]:
+    """For each topic, questions that ask for an article's description among those of other articles of the topic.
+
+    A description that several articles have, or that names its article, would answer nothing.
+    """
+    by_topic: dict[str, list[Article]] = {}
+    for article in articles:
+        if article.description and article.title.lower() not in article.description.lower():
+            by_topic.setdefault(article.topic, []).append(article)
+    found = []
+    for topic, members in sorted(by_topic.items()):
+        rng = np.random.default_rng([seed, *topic.encode()])
+        questions = _questions_of(members, per_topic, rng)
+        if questions:
+            found.append(QuestionSet(topic, topic.lower(), tuple(questions)))
+    return found
+
+
+def _questions_of(articles: Sequence[Article], count: int, rng: np.random.Generator) -> list[Question]:
+    descriptions = sorted({article.description for article in articles})
+    if len(descriptions) < CHOICES:
+        return []
+    questions = []
+    for index in rng.permutation(len(articles))[:count]:
+        article = articles[index]
+        others = [text for text in descriptions if text != article.description]
+        wrong = [others[i] for i in rng.choice(len(others), CHOICES - 1, replace=False)]
+        answer = int(rng.integers(CHOICES))
+        choices = (*wrong[:answer], article.description, *wrong[answer:])
+        questions.append(Question(f"What is {article.title}?", choices, answer))
+    return questions

@@ -1,0 +1,125 @@
+"""RMU, the baseline without an SAE: a few layers are trained to misrepresent one text and to keep the other."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import cycle
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from stages.language_model.decoder import decoder_layers, decoder_path, hidden_states
+from stages.language_model.model import LanguageModel
+from stages.language_model.quiet import quiet
+from stages.unlearn.text import Batch, Rows
+from store.problem import Problem
+from store.progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class RMUConfig:
+    """Representation misdirection for unlearning (Li et al. 2024, arXiv 2403.03218, section 4)."""
+
+    layer: int
+    """The layer of which the output is misdirected."""
+    parameters: str = r"mlp\.(down_proj|c_proj|dense_4h_to_h)\.weight"
+    """Which parameters of that layer and the two before it are trained: an expression for their names in a block."""
+    steering: float = 1.0
+    """Length of the random direction that the forgotten text is steered to, in mean norms of a token at the layer:
+    the paper's numbers, 6.5 to 300, are absolute and grow with those norms."""
+    alpha: float = 100.0
+    """Weight of keeping the retained text."""
+    lr: float = 5e-5
+    """Of AdamW."""
+    steps: int = 80
+    """One batch of each text a step."""
+    batch_rows: int = 4
+    """Rows a batch."""
+    seed: int = 42
+    """Decides the direction."""
+
+
+def rmu(lm: LanguageModel, forget: Rows, retain: Rows, config: RMUConfig, progress: Progress = SILENT) -> LanguageModel:
+    """A copy of the model after training; loss = MSE(h(forget), c u) + alpha MSE(h(retain), h_0(retain)).
+
+    Raises:
+        Problem: no parameter has such a name, or the loss is not finite.
+    """
+    model = copy.deepcopy(lm.model)
+    trained = _parameters(model, config)
+    optimizer = torch.optim.AdamW(trained, lr=config.lr)
+    generator = torch.Generator().manual_seed(config.seed)
+    direction = torch.rand(lm.d_model, generator=generator).to(lm.device)
+    target = None
+    progress.start("RMU", config.steps, "steps")
+    for _, to_forget, to_retain in zip(
+        range(config.steps), _endless(forget, config), _endless(retain, config), strict=False
+    ):
+        frozen = _hidden(lm.model, to_retain, config.layer).detach()
+        if target is None:
+            target = config.steering * frozen.norm(dim=-1).mean() * direction / direction.norm()
+        away = (_hidden(model, to_forget, config.layer) - target).square().mean()
+        same = (_hidden(model, to_retain, config.layer) - frozen).square().mean()
+        loss = away + config.alpha * same
+        if not bool(loss.isfinite()):
+            raise Problem("RMU diverged.", found=f"loss {loss.item()}", do="lower its learning rate or steering")
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        progress.advance(1)
+    model.requires_grad_(False)
+    return replace(lm, model=model)
+
+
+def _parameters(model: PreTrainedModel, config: RMUConfig) -> list[nn.Parameter]:
+    """Those to train; the others stay frozen."""
+    base: Any = model.base_model
+    blocks = decoder_layers(base)
+    first = max(0, config.layer - 2)
+    named = [(n, p) for block in blocks[first : config.layer + 1] for n, p in block.named_parameters()]
+    found = [parameter for name, parameter in named if re.fullmatch(config.parameters, name)]
+    if not found:
+        raise Problem(
+            "No parameter of these layers has such a name.",
+            where=f"layers {first} to {config.layer}, {decoder_path(base)}",
+            expected=f"names like {', '.join(dict(named))}",
+            found=config.parameters,
+        )
+    for parameter in found:
+        parameter.requires_grad_(True)
+    return found
+
+
+class _Reached(Exception):
+    """The layer's output is there; later blocks need not run."""
+
+
+def _hidden(model: PreTrainedModel, batch: Batch, layer: int) -> Float[Tensor, "kept d"]:
+    """The residual stream after a layer at tokens of documents."""
+    kept: list[Tensor] = []
+
+    def keep(_module: nn.Module, _args: object, output: object) -> None:
+        kept.append(hidden_states(output))
+        raise _Reached
+
+    base: Any = model.base_model
+    handle = decoder_layers(base)[layer].register_forward_hook(keep)
+    try:
+        with quiet():
+            base(input_ids=batch.tokens.to(model.device), use_cache=False)
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    return kept[0][batch.segments.to(model.device) >= 0].float()
+
+
+def _endless(rows: Rows, config: RMUConfig) -> Iterator[Batch]:
+    """Batches, again and again."""
+    return cycle(rows.batches(config.batch_rows))

@@ -1,0 +1,236 @@
+"""Unlearn with SAEs, and with RMU beside them: from runs to `unlearning.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.evaluate.foreign import read_subject
+from stages.evaluate.run import check_model
+from stages.evaluate.subject import Subject
+from stages.language_model.config import ModelConfig
+from stages.language_model.model import LanguageModel, load
+from stages.language_model.splice import Splice
+from stages.unlearn.config import UnlearnConfig
+from stages.unlearn.judge import Asked, Interventions, accuracies, ask, known, losses, untouched
+from stages.unlearn.latents import firing_shares
+from stages.unlearn.material import Material
+from stages.unlearn.output import UNLEARNING, Unlearning
+from stages.unlearn.rmu import RMUConfig, rmu
+from stages.unlearn.scoring import Scoring, scoring_of
+from stages.unlearn.sweep import Clamps, Outcome, outcome, settings_of
+from stages.unlearn.text import Rows, pack
+from store import ActivationStore
+from store import open as open_store
+from store.files import digest, write_json
+from store.problem import Problem
+from store.progress import SILENT, Progress
+
+UNLEARN_VERSION = 1
+"""Raised whenever a change to this code changes a number."""
+RMU = "rmu"
+
+
+@dataclass(frozen=True)
+class UnlearnResult:
+    """What the unlearning of one run ended with."""
+
+    name: str
+    """`variant/seed`."""
+    document: Mapping[str, Any]
+    """`unlearning.json`."""
+    did: str
+    """`unlearned`, or `finished before`."""
+
+
+def unlearn(
+    runs: Sequence[tuple[Path, Path]],
+    store: str | Path,
+    lm_config: ModelConfig,
+    material: Material,
+    config: UnlearnConfig,
+    rmu_out: Path | None = None,
+    *,
+    progress: Progress = SILENT,
+) -> list[UnlearnResult]:
+    """Clamp the latents of each run's SAE that fire on the text to forget, and measure what the model still knows.
+
+    Args:
+        runs: pairs of what holds the SAE, as `evaluate` takes it, and the folder that receives `unlearning.json`.
+        store: the activation store that the SAEs belong to.
+        rmu_out: the folder for RMU at the layer of the first run; None leaves it out.
+
+    Raises:
+        Problem: an SAE of something else, text that gives no full row, questions of which the model knows none.
+    """
+    opened = open_store(store)
+    subjects = [(read_subject(path, opened), out) for path, out in runs]
+    decided = {
+        "version": UNLEARN_VERSION,
+        "material": digest(
+            [asdict(questions) for questions in material.questions] + [*material.forget, "", *material.retain]
+        ),
+        "config": asdict(config),
+        "model_dtype": lm_config.dtype,
+        "store": opened.root,
+    }
+    layer = subjects[0][0].layer
+    jobs: list[tuple[Path, str, Subject | None]] = [
+        (out, digest({**decided, "run": subject.identity}), subject) for subject, out in subjects
+    ]
+    if rmu_out is not None:
+        jobs.append((rmu_out, digest({**decided, "rmu": asdict(RMUConfig(layer))}), None))
+    waiting = [job for job in jobs if _finished(job[0], job[1]) is None]
+    if waiting:
+        lm = load(lm_config, progress)
+        check_model(opened, lm)
+        session = _Session.prepare(lm, opened, layer, material, config, progress)
+        for out, fingerprint, subject in waiting:
+            done = (
+                session.with_rmu(fingerprint, progress)
+                if subject is None
+                else session.with_sae(fingerprint, subject, progress)
+            )
+            write_json(out / UNLEARNING, done.document())
+    found = []
+    for job in jobs:
+        document = _finished(job[0], job[1])
+        assert document is not None, "just written"
+        name = job[2].name if job[2] else RMU
+        found.append(UnlearnResult(name, document, "unlearned" if job in waiting else "finished before"))
+    return found
+
+
+def _finished(out: Path, fingerprint: str) -> dict[str, Any] | None:
+    """The results of this very unlearning, if they are there."""
+    try:
+        document: dict[str, Any] = json.loads((out / UNLEARNING).read_text())
+        return document if document["eval_result_unstructured"]["fingerprint"] == fingerprint else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What all interventions share: the model, the texts and the questions that it can answer."""
+
+    lm: LanguageModel
+    layer: int
+    scoring: Scoring
+    config: UnlearnConfig
+    forget: Rows
+    retain: Rows
+    asked: Mapping[str, Sequence[Asked]]
+    """By set, the known questions."""
+    facts: Mapping[str, Any]
+    """What `unlearning.json` says of the material."""
+
+    @classmethod
+    def prepare(
+        cls,
+        lm: LanguageModel,
+        store: ActivationStore,
+        layer: int,
+        material: Material,
+        config: UnlearnConfig,
+        progress: Progress,
+    ) -> _Session:
+        """Pack the texts and find out what the model knows."""
+        forget, retain = (
+            pack(texts, lm, store.context, config.rows, config.seed) for texts in (material.forget, material.retain)
+        )
+        scoring, splice = scoring_of(config.scoring, lm), Splice(lm, layer)
+        places = {each.name: known(splice, scoring, each, config.batch_rows, progress) for each in material.questions}
+        counts = {
+            each.name: {"questions": len(each.questions), "known": len(places[each.name])}
+            for each in material.questions
+        }
+        _check_known(counts, material.forget_set)
+        asked = {each.name: ask(scoring, each, places[each.name], every_order=False) for each in material.questions}
+        facts = {
+            "context": store.context,
+            "forget_rows": len(forget.tokens),
+            "retain_rows": len(retain.tokens),
+            "questions": counts,
+            "forget_set": material.forget_set,
+        }
+        return cls(lm, layer, scoring, config, forget, retain, asked, facts)
+
+    def with_sae(self, fingerprint: str, subject: Subject, progress: Progress) -> Unlearning:
+        """The sweep with one SAE."""
+        splice, sae, size = Splice(self.lm, subject.layer), subject.load().to(self.lm.device), self.config.batch_rows
+        texts = {"forget": self.forget, "retain": self.retain}
+        shares = {}
+        for name, rows in texts.items():
+            progress.start(f"firings of {subject.name} on {name} text", -(-len(rows.tokens) // size), "batches")
+            shares[name] = firing_shares(sae, splice, rows, size, progress)
+        settings = settings_of(self.config, shares["forget"], shares["retain"])
+        outcomes = self._outcomes(splice, Clamps(sae, settings), subject.name, progress)
+        baseline = outcomes.pop("")
+        sweep = [(asdict(setting), outcomes[setting.name]) for setting in settings]
+        return self._unlearning(fingerprint, subject.ids, subject.sae_config, baseline, sweep)
+
+    def with_rmu(self, fingerprint: str, progress: Progress) -> Unlearning:
+        """RMU at the layer, and the untouched model beside it."""
+        config = RMUConfig(self.layer, seed=self.config.seed)
+        trained = rmu(self.lm, self.forget, self.retain, config, progress)
+        baseline, changed = (
+            self._outcomes(Splice(lm, self.layer), untouched, name, progress)[""]
+            for name, lm in (("the untouched model", self.lm), ("RMU", trained))
+        )
+        return self._unlearning(fingerprint, (RMU, f"layer{self.layer}"), {}, baseline, [(asdict(config), changed)])
+
+    def _outcomes(
+        self, splice: Splice, interventions: Interventions, name: str, progress: Progress
+    ) -> dict[str, Outcome]:
+        """By intervention."""
+        size, right = self.config.batch_rows, {}
+        for subject, asked in self.asked.items():
+            progress.start(f"{name} asked about {subject}", len(asked), "questions")
+            right[subject] = accuracies(splice, self.scoring, asked, interventions, size, progress)
+        texts = {}
+        for kind, rows in (("forget", self.forget), ("retain", self.retain)):
+            some = rows.first(self.config.loss_rows)
+            progress.start(f"loss of {name} on {kind} text", -(-len(some.tokens) // size), "batches")
+            texts[kind] = losses(splice, some, interventions, size, progress)
+        forget_set = self.facts["forget_set"]
+        none = np.zeros(0, dtype=bool)
+        return {
+            key: outcome(
+                {subject: of.get(key, none) for subject, of in right.items()},
+                forget_set,
+                texts["forget"][key],
+                texts["retain"][key],
+            )
+            for key in texts["forget"]
+        }
+
+    def _unlearning(
+        self,
+        fingerprint: str,
+        ids: tuple[str, str],
+        sae_config: Mapping[str, Any],
+        baseline: Outcome,
+        sweep: Sequence[tuple[Mapping[str, Any], Outcome]],
+    ) -> Unlearning:
+        model = {"name": self.lm.name, "dtype": str(self.lm.dtype).removeprefix("torch.")}
+        return Unlearning(fingerprint, ids, sae_config, model, self.config, self.facts, baseline, sweep)
+
+
+def _check_known(counts: Mapping[str, Mapping[str, int]], forget_set: str) -> None:
+    """A Problem where the model knows nothing that could be forgotten, or nothing that could be lost."""
+    retained = sum(count["known"] for name, count in counts.items() if name != forget_set)
+    if counts[forget_set]["known"] and retained:
+        return
+    found = ", ".join(f"{name}: {count['known']} of {count['questions']}" for name, count in counts.items())
+    raise Problem(
+        "No score can be given: the model answers no question of a side, whatever the order of its choices.",
+        expected="known questions on what to forget and on what to keep",
+        found=found,
+        do="give questions that it can answer, or set unlearn.scoring to completion",
+    )

@@ -1,0 +1,103 @@
+"""The sweep over interventions, and the score that SAEBench makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from stages.sae.model import SAE
+from stages.unlearn.clamp import Clamp, clamped
+from stages.unlearn.config import UnlearnConfig
+from stages.unlearn.latents import select
+
+SIDE_EFFECTS = 0.99
+"""Accuracy on what is to be kept below which an intervention does not count."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One point of the sweep."""
+
+    retain_threshold: float
+    """See `UnlearnConfig`, as for the others."""
+    n_latents: int
+    """How many were asked for."""
+    multiplier: float
+    """What active ones are set to is minus this."""
+    window: int
+    """Tokens for which a latent stays active."""
+    latents: tuple[int, ...]
+    """Those that were chosen: fewer than asked for where fewer qualify."""
+
+    @property
+    def name(self) -> str:
+        """Unique in a sweep."""
+        return f"{self.retain_threshold:g}/{self.n_latents}/{self.multiplier:g}/{self.window}"
+
+    @property
+    def clamp(self) -> Clamp:
+        """The intervention."""
+        return Clamp(self.latents, self.multiplier, self.window)
+
+
+def settings_of(
+    config: UnlearnConfig, forget: Float[np.ndarray, " d_sae"], retain: Float[np.ndarray, " d_sae"]
+) -> list[Setting]:
+    """Every combination, with the latents that it clamps."""
+    chosen = {threshold: select(forget, retain, threshold).tolist() for threshold in config.retain_thresholds}
+    grid = product(config.retain_thresholds, config.n_latents, config.multipliers, config.windows)
+    return [Setting(t, n, m, w, tuple(chosen[t][:n])) for t, n, m, w in grid]
+
+
+class Clamps:
+    """All settings as interventions on one batch, which is encoded once."""
+
+    def __init__(self, sae: SAE, settings: Sequence[Setting]) -> None:
+        self.sae, self.settings = sae, settings
+
+    def __call__(
+        self, resid: Float[Tensor, "batch seq d"], segments: Int[Tensor, "batch seq"]
+    ) -> Iterator[tuple[str, Float[Tensor, "batch seq d"]]]:
+        """By name, the residual stream that a setting leaves; under "" the one that is there."""
+        segments = segments.to(resid.device)
+        codes = self.sae.encode(resid.float(), segments=segments)
+        yield "", resid
+        for setting in self.settings:
+            yield setting.name, clamped(resid, codes, segments, self.sae, setting.clamp)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an intervention did."""
+
+    accuracy: Mapping[str, float]
+    """By set of questions, the share of the known ones that are still answered rightly."""
+    forget_accuracy: float
+    """That of the set to forget."""
+    retain_accuracy: float
+    """That of all other questions together."""
+    forget_loss: float
+    """Mean cross-entropy on the text to forget, in nats."""
+    retain_loss: float
+    """The same on the text to retain."""
+
+
+def outcome(
+    right: Mapping[str, Bool[np.ndarray, " known"]], forget: str, forget_loss: float, retain_loss: float
+) -> Outcome:
+    """Of which known questions are answered rightly, by set."""
+    others = np.concatenate([values for name, values in right.items() if name != forget])
+    accuracy = {name: float(values.mean()) for name, values in right.items() if len(values)}
+    return Outcome(accuracy, float(right[forget].mean()), float(others.mean()), forget_loss, retain_loss)
+
+
+def unlearning_score(outcomes: Sequence[Outcome]) -> float:
+    """SAEBench's: 1 minus the smallest accuracy on what is to be forgotten, of those that keep 99 % of the rest; 0
+    where none does."""
+    enough = [each.forget_accuracy for each in outcomes if each.retain_accuracy >= SIDE_EFFECTS]
+    return 1.0 - min(enough, default=1.0)

@@ -1,0 +1,122 @@
+"""Text to forget and text to retain, as rows of tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int, Int32
+from torch import Tensor
+
+from stages.language_model.corpus import Document
+from stages.language_model.model import LanguageModel
+from stages.language_model.tokens import Packer, tokenise
+from store.problem import Problem
+
+SHORTEST = 50
+"""Characters below which a text says nothing, as in SAEBench."""
+
+
+class Batch(NamedTuple):
+    """Some rows."""
+
+    tokens: Int[Tensor, "batch seq"]
+    """Token ids."""
+    segments: Int[Tensor, "batch seq"]
+    """Number of the document, -1 at BOS and padding."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Packed text."""
+
+    tokens: Int32[np.ndarray, "rows context"]
+    """Token ids, BOS at position 0 and between documents."""
+    segments: Int32[np.ndarray, "rows context"]
+    """Number of the document, -1 at BOS and padding."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of documents."""
+        return int((self.segments >= 0).sum())
+
+    def first(self, n: int) -> Rows:
+        """The first n."""
+        return Rows(self.tokens[:n], self.segments[:n])
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All of them, in order."""
+        for start in range(0, len(self.tokens), size):
+            part = slice(start, start + size)
+            yield Batch(torch.from_numpy(self.tokens[part]).long(), torch.from_numpy(self.segments[part]))
+
+
+def read_texts(path: Path) -> list[str]:
+    """Texts of a JSONL file, `{"text"}` a line, that are longer than 50 characters.
+
+    Raises:
+        Problem: it cannot be read, a line is wrong, or nothing is long enough.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Problem("A file of texts cannot be read.", where=path, found=error) from None
+    texts = [_text(line, f"{path}, line {i}") for i, line in enumerate(lines, start=1) if line.strip()]
+    long = [text for text in texts if len(text) > SHORTEST]
+    if not long:
+        raise Problem(
+            "A file of texts has none to read.",
+            where=path,
+            expected=f"texts of more than {SHORTEST} characters",
+            found=f"{len(texts)} texts",
+        )
+    return long
+
+
+def _text(line: str, where: str) -> str:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise Problem("A text is not JSON.", where=where, found=error) from None
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        raise Problem("This is no text.", where=where, expected='{"text": text}', found=line[:80])
+    return str(row["text"])
+
+
+def pack(texts: Sequence[str], lm: LanguageModel, context: int, n_rows: int, seed: int) -> Rows:
+    """Texts in random order, packed into rows of `context` tokens, no more than `n_rows`.
+
+    Raises:
+        Problem: they do not fill one row.
+    """
+    order = np.random.default_rng(seed).permutation(len(texts))
+    packer = Packer(context, "concat", lm.bos_id, lm.pad_id)
+    found = list(_complete(packer, (Document(str(i), texts[i], "") for i in order), lm, n_rows))
+    if not found:
+        raise Problem(
+            "The text gives no full sequence.",
+            expected=f"at least {context - 1} tokens",
+            found=f"fewer, in {len(texts)} texts",
+            do="give more text",
+        )
+    tokens, segments = (np.concatenate(parts)[:n_rows] for parts in zip(*found, strict=True))
+    return Rows(tokens, segments)
+
+
+def _complete(
+    packer: Packer, documents: Iterable[Document], lm: LanguageModel, n_rows: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Completed rows until there are enough; the unfinished one is left out."""
+    count = 0
+    for _, ids in tokenise(documents, lm.tokenizer):
+        _, rows = packer.add(ids, "train")
+        if len(rows[0]):
+            yield rows
+            count += len(rows[0])
+        if count >= n_rows:
+            return

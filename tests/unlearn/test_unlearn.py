@@ -1,0 +1,169 @@
+"""Scoring, RMU and the whole command on a tiny model."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+
+from stages.language_model.config import ModelConfig
+from stages.language_model.model import LanguageModel, load
+from stages.language_model.splice import Splice
+from stages.unlearn.judge import known, losses, untouched
+from stages.unlearn.questions import Question, QuestionSet
+from stages.unlearn.rmu import RMUConfig, rmu
+from stages.unlearn.scoring import CompletionScoring
+from stages.unlearn.text import Rows, pack
+from store.problem import Problem
+from tests.project import TinyProject
+from tests.tiny import SENTENCES, tiny_model_folder
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    torch.set_num_threads(1)
+    folder = tiny_model_folder(tmp_path_factory.mktemp("model"), "gemma2")
+    return load(ModelConfig("tiny", str(folder), dtype="float32"))
+
+
+@torch.no_grad()
+def log_probabilities(lm: LanguageModel, tokens: list[int]) -> torch.Tensor:
+    """Of each token after the first, by the unmodified model."""
+    logits = lm.model(torch.tensor([tokens])).logits[0].float().log_softmax(-1)
+    return logits[:-1].gather(1, torch.tensor(tokens[1:]).unsqueeze(1)).squeeze(1)
+
+
+def test_completion_is_the_mean_log_probability_of_the_answer(lm: LanguageModel) -> None:
+    questions = tuple(Question(f"Which {i}?", ("Paris", "the cell", "physics in 1905"), i % 3) for i in range(9))
+    scoring = CompletionScoring(lm)
+    found = known(Splice(lm, 1), scoring, QuestionSet("set", "set", questions), 7)
+    expected = []
+    for i, question in enumerate(questions):
+        scores = []
+        for choice in question.choices:
+            asked = lm.tokenizer(f"Question: {question.text}\nAnswer:", add_special_tokens=False)["input_ids"]
+            answer = lm.tokenizer(f" {choice}", add_special_tokens=False)["input_ids"]
+            every = log_probabilities(lm, [lm.bos_id, *asked, *answer])
+            scores.append(every[-len(answer) :].mean().item())
+        if int(np.argmax(scores)) == question.answer:
+            expected.append(i)
+    assert found == expected and 0 < len(found) < 9
+
+
+def test_losses_are_those_of_the_model(lm: LanguageModel) -> None:
+    rows = pack(list(SENTENCES) * 4, lm, 16, 6, seed=0)
+    total, count = 0.0, 0
+    for tokens, segments in zip(rows.tokens.tolist(), rows.segments, strict=True):
+        each = log_probabilities(lm, tokens)[torch.from_numpy(segments[1:] >= 0)]
+        total, count = total - each.sum().item(), count + len(each)
+    assert losses(Splice(lm, 1), rows, untouched, 4)[""] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_rmu_misdirects_one_text_and_keeps_the_other(lm: LanguageModel) -> None:
+    forget, retain = (pack([sentence] * 40, lm, 16, 12, seed=0) for sentence in (SENTENCES[0], SENTENCES[3]))
+    before = {name: parameter.clone() for name, parameter in lm.model.named_parameters()}
+    trained = rmu(lm, forget, retain, RMUConfig(layer=1, lr=3e-3, steps=60, alpha=10.0))
+    names = {n for n, p in trained.model.named_parameters() if not torch.equal(p, before[n])}
+    assert names == {f"model.layers.{layer}.mlp.down_proj.weight" for layer in (0, 1)}
+    assert all(torch.equal(p, before[n]) for n, p in lm.model.named_parameters())
+
+    def moved(rows: Rows) -> float:
+        tokens = torch.from_numpy(rows.tokens).long()
+        ours, theirs = (Splice(each, 1).resid(tokens)[:, 1:] for each in (lm, trained))
+        return float((ours - theirs).norm() / ours.norm())
+
+    assert moved(forget) > 3 * moved(retain)
+
+
+def test_rmu_without_parameters_to_train_names_those_there_are(lm: LanguageModel) -> None:
+    rows = pack(list(SENTENCES) * 4, lm, 16, 6, seed=0)
+    with pytest.raises(Problem, match="No parameter") as problem:
+        rmu(lm, rows, rows, RMUConfig(layer=1, parameters="mlp.nothing"))
+    assert "mlp.down_proj.weight" in str(problem.value)
+
+
+def write_material(root: Path, answers: int = 2) -> list[str]:
+    """Texts and questions as files, and the options that name them."""
+    for name, sentences in {"forget": SENTENCES[:2], "retain": SENTENCES[2:]}.items():
+        text = json.dumps({"text": " ".join(sentences)})
+        (root / f"{name}.jsonl").write_text(f"{text}\n" * 20)
+    words = sorted({word for sentence in SENTENCES for word in sentence.split()})
+    for name, first in {"cells": 0, "history": 1, "cities": 2}.items():
+        rows = [
+            {"question": f"What is {word}?", "choices": [words[i - 1], words[i - 2]][:answers], "answer": i % 2}
+            for i, word in enumerate(words)
+            if i % 3 == first
+        ]
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--forget", str(root / "forget.jsonl"), "--retain", str(root / "retain.jsonl")]
+    return options + [
+        part for name in ("cells", "history", "cities") for part in ("--questions", f"{root}/{name}.jsonl")
+    ]
+
+
+@pytest.fixture
+def trained(project: TinyProject) -> TinyProject:
+    project.params["profiles"]["tiny"]["unlearn"] = {
+        "scoring": "completion",
+        "retain_thresholds": [0.5, 1.0],
+        "n_latents": [4, 8],
+        "multipliers": [10.0, 100.0],
+        "windows": [1, 4],
+        "rows": 8,
+        "loss_rows": 4,
+        "batch_rows": 4,
+    }
+    project.save()
+    for command in (["harvest"], ["train", "--variant", "topk"]):
+        status, _, err = project(*command)
+        assert status == 0, err
+    return project
+
+
+def schema() -> dict:
+    spec = importlib.util.find_spec("sae_bench")
+    assert spec is not None, "install it: pip install --no-deps sae-bench==0.6.0"
+    folder = Path(spec.submodule_search_locations[0])
+    return json.loads((folder / "evals" / "unlearning" / "eval_output_schema_unlearning.json").read_text())
+
+
+def test_the_command(trained: TinyProject, tmp_path: Path) -> None:
+    options = ["unlearn", "runs/tiny/topk/seed0", "--rmu", *write_material(tmp_path)]
+    status, out, err = trained(*options)
+    assert status == 0, err
+    assert "results/tiny/topk/seed0/unlearning.json: unlearned" in out and "RMU" in out and "forget accuracy" in out
+    document = json.loads((trained.root / "results/tiny/topk/seed0/unlearning.json").read_text())
+    jsonschema.validate(document, schema())
+    found = document["eval_result_unstructured"]
+    assert len(found["sweep"]) == 16
+    assert found["baseline"]["forget_accuracy"] == found["baseline"]["retain_accuracy"] == 1.0
+    assert len({row["forget_loss"] for row in found["sweep"]}) > 2
+    counts = found["material"]["questions"]
+    assert all(0 < each["known"] < each["questions"] for each in counts.values())
+    assert "finished before" in trained(*options)[1]
+
+
+def test_no_score_where_nothing_is_known(trained: TinyProject, tmp_path: Path) -> None:
+    options = write_material(tmp_path)
+    row = {"question": "Which?", "choices": ["Paris", "The"], "answer": 0}
+    rows = [row, {**row, "answer": 1}]
+    (tmp_path / "cells.jsonl").write_text("")
+    status, _, err = trained("unlearn", "runs/tiny/topk/seed0", *options)
+    assert status == 1 and "empty" in err
+    for rows_left in rows:  # the model answers one of the two rightly, whichever it is
+        (tmp_path / "cells.jsonl").write_text(json.dumps(rows_left))
+        status, out, err = trained("unlearn", "runs/tiny/topk/seed0", *options)
+        if status:
+            break
+    assert status == 1 and "No score can be given" in err and "cells: 0 of 1" in err and "score" not in out
+
+
+def test_one_text_alone_is_wrong_usage(trained: TinyProject, tmp_path: Path) -> None:
+    write_material(tmp_path)
+    status, _, err = trained("unlearn", "runs/tiny/topk/seed0", "--forget", str(tmp_path / "forget.jsonl"))
+    assert status == 2 and "belong together" in err
