@@ -36,6 +36,6 @@ $(VENV)/demo: $(VENV)/torch pyproject.toml
 
 $(VENV)/test: $(VENV)/torch pyproject.toml
 	@echo "installing the pipeline, its extras and the test tools"
-	@begun=$$(date +%s); $(PIP) --editable '.[embedded,test]' && echo "installed in $$(( $$(date +%s) - begun )) s"
+	@begun=$$(date +%s); $(PIP) --editable '.[embedded,probing,test]' && echo "installed in $$(( $$(date +%s) - begun )) s"
 	@$(PIP) --no-deps sae-bench==0.6.0
 	@touch $@
