@@ -1,4 +1,4 @@
-"""One evaluation as files: SAEBench's core JSON, temporal metrics, and flat numbers for DVC.
+"""One evaluation as files: SAEBench's core JSON, temporal metrics, probes, and flat numbers for DVC.
 
 All are functions of what was evaluated alone, so that evaluating again changes no byte: `eval_id` is a
 UUID of the evaluation's fingerprint, `datetime_epoch_millis` is 0, and the clock goes to
@@ -19,6 +19,7 @@ from stages.evaluate.consistency import SCALES
 from stages.evaluate.features import misc_metrics
 from stages.evaluate.heldout import HeldoutBatches
 from stages.evaluate.levels import levels_of
+from stages.evaluate.probing import Probing
 from stages.evaluate.splicing import Splicing
 from stages.evaluate.subject import Subject
 from stages.evaluate.temporal import Temporal
@@ -62,6 +63,8 @@ class Evaluation:
     """Metrics of the spliced language model."""
     temporal: Temporal
     """Temporal metrics, their nulls and references."""
+    probing: Probing
+    """Its probes."""
     latents: dict[str, Float[Tensor, " d_sae"]]
     """Metrics of single latents by SAEBench's names."""
     batches: HeldoutBatches
@@ -158,6 +161,7 @@ class Evaluation:
             **splicing,
             **errors,
             **self.temporal.summary(),
+            **self.probing.summary(),
             "variance_tokens": self.variance.tokens,
             "reconstruction_tokens": self.splicing.tokens,
         }

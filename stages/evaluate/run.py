@@ -13,6 +13,8 @@ from stages.evaluate.features import latent_metrics
 from stages.evaluate.foreign import read_subject
 from stages.evaluate.heldout import HeldoutBatches
 from stages.evaluate.output import CORE, SUMMARY, TEMPORAL, Evaluation, facts
+from stages.evaluate.part_of_speech import tagger_version
+from stages.evaluate.probing import PROBING, probe
 from stages.evaluate.sentences import SentenceEnds
 from stages.evaluate.splicing import reconstruction
 from stages.evaluate.subject import Subject
@@ -63,7 +65,8 @@ def evaluate(
     Args:
         runs: pairs of what to evaluate (a training's folder, a folder that SAELens saved, or Gemma Scope's
             `params.npz`) and the folder that receives `core.json` (SAEBench's schema), `temporal.json` (temporal
-            metrics, their nulls and references) and `summary.json` (flat numbers).
+            metrics, their nulls and references), `probing.json` (probes of few latents) and `summary.json` (flat
+            numbers).
         store: the activation store that all of them were trained on, or one of their model and layer.
         lm_config: the language model that made the store.
 
@@ -101,6 +104,7 @@ class _Task:
         subject = read_subject(folder, store)
         decided = {
             "metrics_version": METRICS_VERSION,
+            "tagger": tagger_version(),
             "run": subject.identity,
             "store": store.root,
             "model_dtype": lm_config.dtype,
@@ -116,8 +120,9 @@ class _Task:
     def finished(self) -> bool:
         """Whether the results of this very evaluation are there."""
         try:
-            core, of_time, _ = (json.loads((self.out / name).read_text()) for name in (CORE, TEMPORAL, SUMMARY))
-            found = {core["eval_result_unstructured"]["fingerprint"], of_time["fingerprint"]}
+            names = (CORE, TEMPORAL, PROBING, SUMMARY)
+            core, of_time, probes, _ = (json.loads((self.out / name).read_text()) for name in names)
+            found = {core["eval_result_unstructured"]["fingerprint"], of_time["fingerprint"], probes["fingerprint"]}
             return found == {self.fingerprint}
         except (OSError, ValueError, KeyError, TypeError):
             return False
@@ -161,6 +166,7 @@ def _evaluate_layer(
     firings = {name: variance.firings for name, variance in variances.items()}
     sentence_ends = SentenceEnds(lm.tokenizer)
     temporals = temporal(saes, blueprints, firings, store, layer, batches.variance, progress, levels, sentence_ends)
+    probings = probe(saes, blueprints, store, layer, lm.tokenizer, batches, progress)
     splicings = reconstruction(saes, Splice(lm, layer), store, batches.reconstruction, progress)
     seconds = round(time.monotonic() - begun, 1)
     model = {
@@ -172,10 +178,19 @@ def _evaluate_layer(
         variance, splicing, out = variances[task.key], splicings[task.key], task.out
         latents = latent_metrics(saes[task.key], variance)
         evaluation = Evaluation(
-            task.fingerprint, task.subject, variance, splicing, temporals[task.key], latents, batches, model
+            task.fingerprint,
+            task.subject,
+            variance,
+            splicing,
+            temporals[task.key],
+            probings[task.key],
+            latents,
+            batches,
+            model,
         )
         write_json(out / SUMMARY, evaluation.summary())
         write_json(out / TEMPORAL, evaluation.temporal.document(task.fingerprint))
+        write_json(out / PROBING, evaluation.probing.document(task.fingerprint))
         write_json(out / CORE, evaluation.core(store))
         clock = {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "seconds": seconds}
         write_json(out.with_name(out.name + ".run.json"), clock | {"runs_together": len(tasks)})

@@ -131,7 +131,7 @@ def test_together_or_alone_and_again_give_the_same_bytes(
     evaluate_all(scene, tmp_path / "together")
     [alone] = evaluate([(scene.runs["topk"], tmp_path / "alone")], scene.store.path, scene.lm_config, CONFIG)
     assert alone.did == "evaluated"
-    for file in ("core.json", "summary.json", "temporal.json"):
+    for file in ("core.json", "summary.json", "temporal.json", "probing.json"):
         assert (tmp_path / "alone" / file).read_bytes() == (tmp_path / "together/topk" / file).read_bytes()
     assert set(alone.facts()) >= {"explained variance", "L0", "dead latents", "tokens", "TCS short", "TCS long"}
     assert "inputs permuted" in alone.facts()["TCS short"]
@@ -191,7 +191,7 @@ def test_a_second_call_does_nothing_until_something_changes(
 ) -> None:
     evaluate_all(scene, tmp_path)
     pairs = [(folder, tmp_path / name) for name, folder in scene.runs.items()]
-    for file in ("core.json", "temporal.json"):
+    for file in ("core.json", "temporal.json", "probing.json"):
         (tmp_path / "topk" / file).write_text("torn")
         again = evaluate(pairs, scene.store.path, scene.lm_config, CONFIG)
         assert {r.name: r.did for r in again} == {"baseline/seed0": "finished before", "topk/seed0": "evaluated"}
