@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -46,10 +47,16 @@ def tagger_version() -> str | None:
 
 def tag_words(texts: Sequence[str]) -> Iterator[list[Word]]:
     """The words of each text."""
-    pipeline: Any = importlib.import_module(TAGGER).load(exclude=UNUSED)
+    pipeline = _pipeline()
     pipeline.max_length = max(map(len, texts), default=0) + 1  # the limit protects the parser's memory
     for found in pipeline.pipe(texts):
         yield [Word(word.idx, word.idx + len(word), word.pos_) for word in found if word.pos_ != SPACE]
+
+
+@cache
+def _pipeline() -> Any:
+    """Loading takes seconds: once a process."""
+    return importlib.import_module(TAGGER).load(exclude=UNUSED)
 
 
 def spans_of_tokens(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[str, list[tuple[int, int]]] | None:

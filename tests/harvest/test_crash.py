@@ -18,6 +18,7 @@ from tests.store.make import content
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_harvest_killed_ten_times_ends_with_the_same_bytes(tmp_path: Path) -> None:
     assert_survives(tmp_path, 0, 10)
 

@@ -47,6 +47,7 @@ def harvested(project: TinyProject) -> TinyProject:
     return project
 
 
+@pytest.mark.slow
 def test_every_kind_of_row_goes_down_the_whole_line(harvested: TinyProject) -> None:
     harvested.params["run"]["variants"] = list(ROWS)
     harvested.save()
