@@ -20,6 +20,7 @@ from torch import Tensor
 
 import store
 from bench.machine import record
+from bench.rows import STEPS
 from bench.train import ROOT, Training
 from pipeline.params import read_params
 from pipeline.paths import Project
@@ -29,7 +30,6 @@ from stages.train.schedule import ends_of_schedules
 from stages.train.temporal import Consistency, TemporalTerms, latent_weights
 from store import ActivationStore
 
-STEPS = 8000
 WARM_STEPS = 25
 """Steps before the first round, at the step where all schedules have ended."""
 LITERAL = "warmup2000"

@@ -61,6 +61,8 @@ class ForeignSAE(Subject):
     """Sizes, model, hook point and files."""
     sae_config: Mapping[str, Any]
     """`cfg.json`."""
+    sae: SAE
+    """What the files hold."""
 
     @classmethod
     def read(cls, path: Path, store: ActivationStore) -> ForeignSAE:
@@ -76,7 +78,7 @@ class ForeignSAE(Subject):
         else:
             config, files = _config(path / CONFIG), [path / CONFIG, path / WEIGHTS]
             layer = _layer(config, path, store)
-        sae = _load(path)
+        sae = load_gemma_scope(path) if path.suffix == ".npz" else load(path)
         facts = {
             "d_in": sae.d_in,
             "d_sae": sae.d_sae,
@@ -85,7 +87,7 @@ class ForeignSAE(Subject):
             "hook_name": _named(config, "hook_name"),
             "files": {file.name: file_sha256(file) for file in files},
         }
-        return cls(path, facts, config)
+        return cls(path, facts, config, sae)
 
     @property
     def ids(self) -> tuple[str, str]:
@@ -141,11 +143,7 @@ class ForeignSAE(Subject):
         return Blueprint(row, sae.row, "tied", sae.d_in, sae.d_sae, k, sae.context)
 
     def load(self) -> SAE:
-        return _load(self.path)
-
-
-def _load(path: Path) -> SAE:
-    return load_gemma_scope(path) if path.suffix == ".npz" else load(path)
+        return self.sae
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Crossed(NamedTuple):
 @dataclass(frozen=True)
 class Patterns:
     """Patterns of one signal; None for what it does not have: activations have no firings, and pairs of latents are
-    looked at only in the order of the text. A latent is active where its code is above 0, as in FSM and persistence."""
+    looked at only in the order of the text. A latent is active where it has an event, as in FSM and persistence."""
 
     integrated_time: float
     """Median over latents of the integrated autocorrelation time, in tokens."""
@@ -104,14 +104,16 @@ class PatternMeter:
         self._bands.add(h, segments)
         self._positions.add(h, segments)
         if self._fires:
-            self._lifetimes.add(_chosen(active), segments)
+            fired = _chosen(active)
+            self._lifetimes.add(fired, segments)
             self._turnover.add(active, segments)
         if self._crossed:
-            if len(self._crossed.columns) < h.shape[1]:
+            few = len(self._crossed.columns) < h.shape[1]
+            if few:
                 h, active = (each.index_select(1, self._crossed.columns) for each in (h, active))
             self._covariance.add(h, _chosen(h != 0))
             if self._lift:
-                self._lift.add(active.to(h.dtype), _chosen(active), segments)
+                self._lift.add(active.to(h.dtype), _chosen(active) if few else fired, segments)
 
     def end_group(self) -> None:
         """Tell the jackknife that a group of batches is complete."""

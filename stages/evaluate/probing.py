@@ -24,10 +24,9 @@ from stages.evaluate.heldout import HeldoutBatches
 from stages.evaluate.part_of_speech import tagger_version
 from stages.evaluate.probe_tasks import DEFINITIONS, Task, make_tasks
 from stages.evaluate.sparse_probe import KS, RESAMPLES, Features, Score, majority, probe_all, probe_latents
-from stages.evaluate.untrained import untrained
+from stages.evaluate.untrained import normalisation_of, references
 from stages.sae.build import Blueprint
 from stages.sae.model import SAE
-from stages.sae.normalisation import Normalisation
 from store import ActivationStore
 from store.progress import SILENT, Progress
 
@@ -116,13 +115,9 @@ def probe(
     that the temporal metrics take.
     """
     device = next(iter(saes.values())).W_dec.device
-    statistics = store.statistics(layer)
-    normalisation = Normalisation(torch.tensor(statistics.mean), statistics.scale)
-    mean = normalisation.mean.to(device, torch.float32)
-    first = batches.variance[0]
-    raw, document = store.read(layer, first).to(device).float(), torch.as_tensor(store.document(first)).to(device)
-    references = {each: untrained(each, normalisation, raw, document) for each in set(blueprints.values())}
-    progress.start("probes", 1 + len(references) + len(saes), "signals")
+    mean = normalisation_of(store, layer).mean.to(device, torch.float32)
+    fresh = references(blueprints.values(), store, layer, batches.variance[0], device)
+    progress.start("probes", 1 + len(fresh) + len(saes), "signals")
     tasks = make_tasks(store, tokenizer)
     asked = {name: task for name, task in tasks.items() if task.reason is None}
 
@@ -136,7 +131,7 @@ def probe(
         "activations": scores(lambda x, _: x - mean, lambda features, task: {ALL: probe_all(features, task)}),
         "majority": {name: {ALL: majority(task)} for name, task in asked.items()},
     }
-    measured = {each: scores(_codes(sae), probe_latents) for each, sae in references.items()}
+    measured = {each: scores(_codes(sae), probe_latents) for each, sae in fresh.items()}
     return {
         name: Probing(
             tasks, {"codes": scores(_codes(sae), probe_latents), "untrained": measured[blueprints[name]]} | shared

@@ -22,10 +22,9 @@ from stages.evaluate.measure import Measure
 from stages.evaluate.segments import Segments
 from stages.evaluate.sentences import SentenceEnds
 from stages.evaluate.signals import CODES, UNTRAINED, ActivationMeters, Batch, CodeMeters
-from stages.evaluate.untrained import count_firings, untrained
+from stages.evaluate.untrained import count_firings, normalisation_of, references
 from stages.sae.build import Blueprint
 from stages.sae.model import SAE
-from stages.sae.normalisation import Normalisation
 from store import ActivationStore
 from store.progress import SILENT, Progress
 
@@ -107,17 +106,13 @@ def temporal(
     nothing is known of sentences.
     """
     device = next(iter(saes.values())).W_dec.device
-    statistics = store.statistics(layer)
-    normalisation = Normalisation(torch.tensor(statistics.mean), statistics.scale)
-    raw = store.read(layer, batches[0]).to(device).float()
-    document = torch.as_tensor(store.document(batches[0])).to(device)
-    references = {each: untrained(each, normalisation, raw, document) for each in set(blueprints.values())}
-    reference_firings = count_firings(references, store, layer, batches, progress)
+    fresh = references(blueprints.values(), store, layer, batches[0], device)
+    fresh_firings = count_firings(fresh, store, layer, batches, progress)
     lags = Lags.of([Segments(store.document(rows), device).pairs for rows in batches])
     levels = levels or {}
     meters = {name: CodeMeters(CODES, sae, firings[name], lags, levels.get(name, ())) for name, sae in saes.items()}
-    others = {key: CodeMeters(UNTRAINED, sae, reference_firings[key], lags) for key, sae in references.items()}
-    inputs = ActivationMeters(normalisation.mean.to(device), lags)
+    others = {key: CodeMeters(UNTRAINED, sae, fresh_firings[key], lags) for key, sae in fresh.items()}
+    inputs = ActivationMeters(normalisation_of(store, layer).mean.to(device), lags)
     everything: list[ActivationMeters | CodeMeters] = [inputs, *meters.values(), *others.values()]
     progress.start("temporal metrics", len(batches), "batches")
     for group in np.array_split(np.arange(len(batches)), groups_of(batches)):

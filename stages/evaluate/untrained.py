@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -36,6 +36,22 @@ def untrained(
     fresh.encode(x, document)
     fresh.follow()
     return for_raw(fresh.eval(), normalisation)
+
+
+def references(
+    blueprints: Iterable[Blueprint], store: ActivationStore, layer: int, rows: np.ndarray, device: torch.device
+) -> dict[Blueprint, SAE]:
+    """The untrained SAE of each blueprint; what training measures first is measured on `rows`."""
+    normalisation = normalisation_of(store, layer)
+    raw = store.read(layer, rows).to(device).float()
+    document = torch.as_tensor(store.document(rows)).to(device)
+    return {each: untrained(each, normalisation, raw, document) for each in set(blueprints)}
+
+
+def normalisation_of(store: ActivationStore, layer: int) -> Normalisation:
+    """That of the training split of a layer."""
+    statistics = store.statistics(layer)
+    return Normalisation(torch.tensor(statistics.mean), statistics.scale)
 
 
 def count_firings(

@@ -65,14 +65,18 @@ class LayerRunner:
         self._model(input_ids=tokens, use_cache=False)
         return self._kept
 
+    def differentiable(self, tokens: Int[Tensor, "batch seq"]) -> dict[int, Float[Tensor, "batch seq d"]]:
+        """As a call, but for the gradients, which reach the parameters of the model."""
+        with quiet():  # some architectures warn of padding without a mask
+            return self._forward(tokens.to(self._device, torch.long))
+
     @torch.no_grad()
     def __call__(self, tokens: Int[Tensor, "batch seq"]) -> dict[int, Float[Tensor, "batch seq d"]]:
         """The residual stream of `tokens` after each layer, on the model's device.
 
         Rows may be padded on the right: attention is causal, so padding changes no position before it.
         """
-        with quiet():  # some architectures warn of padding without a mask
-            return self._forward(tokens.to(self._device, torch.long))
+        return self.differentiable(tokens)
 
 
 def check_layers(layers: Sequence[int], n_layers: int) -> None:

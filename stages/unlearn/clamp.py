@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from stages.sae.layout import Layout
 from stages.sae.model import SAE
 
 
@@ -48,8 +49,7 @@ def recently(
     active: Bool[Tensor, "batch seq n"], segments: Int[Tensor, "batch seq"], window: int
 ) -> Bool[Tensor, "batch seq n"]:
     """Whether a latent was active at one of the last `window` tokens of a token's document, that token included."""
-    found = active.clone()
+    found, layout = active.clone(), Layout(segments, 0)
     for lag in range(1, min(window, active.shape[1])):
-        same = (segments[:, lag:] == segments[:, :-lag]) & (segments[:, lag:] >= 0)
-        found[:, lag:] |= active[:, :-lag] & same.unsqueeze(-1)
+        found[:, lag:] |= active[:, :-lag] & layout.reaches_back(lag)[:, lag:, None]
     return found

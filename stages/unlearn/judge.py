@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from stages.evaluate.splicing import LOGIT_BYTES
 from stages.language_model.splice import Splice
 from stages.unlearn.questions import QuestionSet
 from stages.unlearn.scoring import Prompt, Scoring
@@ -21,8 +23,6 @@ Interventions = Callable[
     [Float[Tensor, "batch seq d"], Int[Tensor, "batch seq"]], Iterator[tuple[str, Float[Tensor, "batch seq d"]]]
 ]
 """Of the residual stream after a layer and its segments: by name, what replaces it."""
-LOGIT_BYTES = 128 * 2**20
-"""Size of one float32 block of logits."""
 
 
 class Asked(NamedTuple):
@@ -114,13 +114,9 @@ def losses(
 
 def _cross_entropy(splice: Splice, hidden: Float[Tensor, "n d"], targets: Int[Tensor, " n"]) -> float:
     """The sum, a block of positions at a time."""
-    total, start, positions = 0.0, 0, 1
-    while start < len(targets):
-        logits = splice.logits(hidden[start : start + positions]).float()
-        own = targets[start : start + positions]
-        total += float(torch.nn.functional.cross_entropy(logits, own, reduction="sum"))
-        start, positions = start + len(own), max(1, LOGIT_BYTES // (4 * logits.shape[-1]))
-    return total
+    positions = max(1, LOGIT_BYTES // (4 * splice.logits(hidden[:1]).shape[-1]))
+    blocks = zip(hidden.split(positions), targets.split(positions), strict=True)
+    return sum(float(F.cross_entropy(splice.logits(h).float(), own, reduction="sum")) for h, own in blocks)
 
 
 def padded(prompts: Sequence[Prompt], pad_id: int) -> Batch:

@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from stages.unlearn.lines import read_lines
 from store.problem import Problem
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -65,28 +66,20 @@ def read_questions(path: Path) -> QuestionSet:
     Raises:
         Problem: it cannot be read or holds none, with the first line that is wrong.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Problem("A file of questions cannot be read.", where=path, found=error) from None
-    found = [_question(line, f"{path}, line {i}") for i, line in enumerate(lines, start=1) if line.strip()]
+    found = [_question(row, where) for row, where in read_lines(path, "question")]
     if not found:
         raise Problem("A file of questions is empty.", where=path, expected="one question a line")
     return QuestionSet(path.stem, path.stem.replace("_", " ").replace("-", " "), tuple(found))
 
 
-def _question(line: str, where: str) -> Question:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise Problem("A question is not JSON.", where=where, found=error) from None
+def _question(row: Any, where: str) -> Question:
     keys = {"question": str, "choices": list, "answer": int}
     if not isinstance(row, dict) or any(not isinstance(row.get(key), kind) for key, kind in keys.items()):
         raise Problem(
             "This is no question.",
             where=where,
             expected='{"question": text, "choices": [text, ...], "answer": number}',
-            found=line[:80],
+            found=json.dumps(row, ensure_ascii=False)[:80],
         )
     return checked(row, where)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
@@ -14,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from stages.language_model.decoder import decoder_layers, decoder_path, hidden_states
+from stages.language_model.decoder import decoder_layers, decoder_path
 from stages.language_model.model import LanguageModel
-from stages.language_model.quiet import quiet
+from stages.language_model.runner import LayerRunner
 from stages.unlearn.text import Batch, Rows
 from store.problem import Problem
 from store.progress import SILENT, Progress
@@ -58,14 +57,14 @@ def rmu(lm: LanguageModel, forget: Rows, retain: Rows, config: RMUConfig, progre
     direction = torch.rand(lm.d_model, generator=generator).to(lm.device)
     target = None
     progress.start("RMU", config.steps, "steps")
-    for _, to_forget, to_retain in zip(
-        range(config.steps), _endless(forget, config), _endless(retain, config), strict=False
-    ):
-        frozen = _hidden(lm.model, to_retain, config.layer).detach()
+    theirs, ours = (LayerRunner(each, [config.layer]) for each in (lm, replace(lm, model=model)))
+    batches = (cycle(rows.batches(config.batch_rows)) for rows in (forget, retain))
+    for _, to_forget, to_retain in zip(range(config.steps), *batches, strict=False):
+        frozen = _kept(theirs(to_retain.tokens)[config.layer], to_retain)
         if target is None:
             target = config.steering * frozen.norm(dim=-1).mean() * direction / direction.norm()
-        away = (_hidden(model, to_forget, config.layer) - target).square().mean()
-        same = (_hidden(model, to_retain, config.layer) - frozen).square().mean()
+        away = (_kept(ours.differentiable(to_forget.tokens)[config.layer], to_forget) - target).square().mean()
+        same = (_kept(ours.differentiable(to_retain.tokens)[config.layer], to_retain) - frozen).square().mean()
         loss = away + config.alpha * same
         if not bool(loss.isfinite()):
             raise Problem("RMU diverged.", found=f"loss {loss.item()}", do="lower its learning rate or steering")
@@ -96,30 +95,6 @@ def _parameters(model: PreTrainedModel, config: RMUConfig) -> list[nn.Parameter]
     return found
 
 
-class _Reached(Exception):
-    """The layer's output is there; later blocks need not run."""
-
-
-def _hidden(model: PreTrainedModel, batch: Batch, layer: int) -> Float[Tensor, "kept d"]:
-    """The residual stream after a layer at tokens of documents."""
-    kept: list[Tensor] = []
-
-    def keep(_module: nn.Module, _args: object, output: object) -> None:
-        kept.append(hidden_states(output))
-        raise _Reached
-
-    base: Any = model.base_model
-    handle = decoder_layers(base)[layer].register_forward_hook(keep)
-    try:
-        with quiet():
-            base(input_ids=batch.tokens.to(model.device), use_cache=False)
-    except _Reached:
-        pass
-    finally:
-        handle.remove()
-    return kept[0][batch.segments.to(model.device) >= 0].float()
-
-
-def _endless(rows: Rows, config: RMUConfig) -> Iterator[Batch]:
-    """Batches, again and again."""
-    return cycle(rows.batches(config.batch_rows))
+def _kept(resid: Float[Tensor, "batch seq d"], batch: Batch) -> Float[Tensor, "kept d"]:
+    """The residual stream at tokens of documents."""
+    return resid[batch.segments.to(resid.device) >= 0].float()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from stages.language_model.corpus import Document
 from stages.language_model.model import LanguageModel
 from stages.language_model.tokens import Packer, tokenise
+from stages.unlearn.lines import read_lines
 from store.problem import Problem
 
 SHORTEST = 50
@@ -62,11 +63,7 @@ def read_texts(path: Path) -> list[str]:
     Raises:
         Problem: it cannot be read, a line is wrong, or nothing is long enough.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Problem("A file of texts cannot be read.", where=path, found=error) from None
-    texts = [_text(line, f"{path}, line {i}") for i, line in enumerate(lines, start=1) if line.strip()]
+    texts = [_text(row, where) for row, where in read_lines(path, "text")]
     long = [text for text in texts if len(text) > SHORTEST]
     if not long:
         raise Problem(
@@ -78,13 +75,11 @@ def read_texts(path: Path) -> list[str]:
     return long
 
 
-def _text(line: str, where: str) -> str:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise Problem("A text is not JSON.", where=where, found=error) from None
+def _text(row: Any, where: str) -> str:
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-        raise Problem("This is no text.", where=where, expected='{"text": text}', found=line[:80])
+        raise Problem(
+            "This is no text.", where=where, expected='{"text": text}', found=json.dumps(row, ensure_ascii=False)[:80]
+        )
     return str(row["text"])
 
 

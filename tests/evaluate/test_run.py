@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from dataclasses import replace
@@ -29,6 +28,7 @@ from store import ActivationStore, StoreSpec, StoreWriter
 from store.problem import Problem
 from tests.evaluate.stand_ins import random_rows
 from tests.project import VARIANTS
+from tests.schemas import saebench_schema
 from tests.tiny import tiny_model_folder
 
 D, LAYER, CONTEXT, ROWS = 32, 1, 16, 60
@@ -88,22 +88,14 @@ def evaluate_all(scene: Scene, out: Path) -> dict[str, dict]:
     return {name: json.loads((out / name / "core.json").read_text()) for name in scene.runs}
 
 
-def core_schema() -> dict:
-    """The JSON schema inside the installed sae-bench, found without importing it."""
-    spec = importlib.util.find_spec("sae_bench")
-    assert spec is not None, "install it: pip install --no-deps sae-bench==0.6.0"
-    folder = Path(spec.submodule_search_locations[0])
-    return json.loads((folder / "evals" / "core" / "eval_output_schema_core.json").read_text())
-
-
 def test_the_output_is_saebench_core_json(scene: Scene, tmp_path: Path) -> None:
     for name, core in evaluate_all(scene, tmp_path).items():
-        jsonschema.validate(core, core_schema())
+        jsonschema.validate(core, saebench_schema("core"))
         assert len(core["eval_result_details"]) == 48
         assert core["sae_lens_release_id"] == name
         del core["eval_result_metrics"]["misc_metrics"]
         with pytest.raises(jsonschema.ValidationError):  # the schema can fail
-            jsonschema.validate(core, core_schema())
+            jsonschema.validate(core, saebench_schema("core"))
 
 
 def test_batches_follow_from_the_heldout_rows_and_tokens_are_reported(scene: Scene, tmp_path: Path) -> None:

@@ -31,6 +31,12 @@ def test_questions_are_read(tmp_path: Path) -> None:
     assert [(len(q.choices), q.answer) for q in found.questions] == [(3, 2), (2, 0)]
 
 
+def test_a_separator_inside_a_string_ends_no_line(tmp_path: Path) -> None:
+    row = json.dumps({**GOOD, "question": "One\u2028two?"}, ensure_ascii=False)
+    (tmp_path / "some.jsonl").write_text(f"{row}\r\n{row}\n", encoding="utf-8")
+    assert [q.text for q in read_questions(tmp_path / "some.jsonl").questions] == ["One\u2028two?"] * 2
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from stages.unlearn.scoring import CompletionScoring
 from stages.unlearn.text import Rows, pack
 from store.problem import Problem
 from tests.project import TinyProject
+from tests.schemas import saebench_schema
 from tests.tiny import SENTENCES, tiny_model_folder
 
 
@@ -125,20 +125,13 @@ def trained(project: TinyProject) -> TinyProject:
     return project
 
 
-def schema() -> dict:
-    spec = importlib.util.find_spec("sae_bench")
-    assert spec is not None, "install it: pip install --no-deps sae-bench==0.6.0"
-    folder = Path(spec.submodule_search_locations[0])
-    return json.loads((folder / "evals" / "unlearning" / "eval_output_schema_unlearning.json").read_text())
-
-
 def test_the_command(trained: TinyProject, tmp_path: Path) -> None:
     options = ["unlearn", "runs/tiny/topk/seed0", "--rmu", *write_material(tmp_path)]
     status, out, err = trained(*options)
     assert status == 0, err
     assert "results/tiny/topk/seed0/unlearning.json: unlearned" in out and "RMU" in out and "forget accuracy" in out
     document = json.loads((trained.root / "results/tiny/topk/seed0/unlearning.json").read_text())
-    jsonschema.validate(document, schema())
+    jsonschema.validate(document, saebench_schema("unlearning"))
     found = document["eval_result_unstructured"]
     assert len(found["sweep"]) == 16
     assert found["baseline"]["forget_accuracy"] == found["baseline"]["retain_accuracy"] == 1.0
