@@ -73,8 +73,8 @@ class ForeignSAE(Subject):
         """
         if path.suffix == ".npz":
             config, files = {}, [path]
-            found = LAYER_FOLDER.search(str(path.resolve()))
-            layer = int(found.group(1)) if found else _only_layer(path, store)
+            found = LAYER_FOLDER.findall(str(path.resolve()))  # the nearest folder counts
+            layer = int(found[-1]) if found else _only_layer(path, store)
         else:
             config, files = _config(path / CONFIG), [path / CONFIG, path / WEIGHTS]
             layer = _layer(config, path, store)

@@ -26,7 +26,7 @@ class UnlearnConfig:
     multipliers: tuple[float, ...] = (25.0, 50.0, 100.0, 200.0)
     """An active one is set to minus this, in the units of raw activations."""
     windows: tuple[int, ...] = (1,)
-    """A latent counts as active that fired within so many tokens; SAEBench's is 1, the token itself."""
+    """A latent counts as active that fired within so many tokens; 1 is SAEBench's, and needed."""
     rows: int = 1024
     """Rows of forget and of retain text on which firings are counted."""
     loss_rows: int = 16
@@ -48,3 +48,7 @@ class UnlearnConfig:
             values = getattr(self, name)
             if not values or min(values) <= 0:
                 raise Problem(f"unlearn.{name} is not a sweep.", expected="numbers above 0", found=values, usage=True)
+        if 1 not in self.windows:
+            raise Problem(
+                "unlearn.windows leaves out SAEBench's score.", expected="1 among them", found=self.windows, usage=True
+            )

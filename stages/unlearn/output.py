@@ -35,9 +35,16 @@ class Unlearning:
     outcomes: Sequence[tuple[Mapping[str, Any], Outcome]]
     """The sweep: what was done, and what it did."""
 
-    def score(self, window: int = 1) -> float:
-        """SAEBench's, of the settings with a window: SAEBench's own is 1."""
-        return unlearning_score([outcome for how, outcome in self.outcomes if how.get("window", 1) == window])
+    @property
+    def scores(self) -> dict[int, float]:
+        """SAEBench's score by the window of the settings: SAEBench's own is 1, as is RMU's, which has none."""
+        windows = [how.get("window", 1) for how, _ in self.outcomes]
+        return {
+            window: unlearning_score(
+                [outcome for (_, outcome), of in zip(self.outcomes, windows, strict=True) if of == window]
+            )
+            for window in sorted(set(windows))
+        }
 
     def document(self) -> dict[str, Any]:
         """The content of `unlearning.json`."""
@@ -59,14 +66,14 @@ class Unlearning:
             },
             "eval_id": str(uuid.uuid5(uuid.NAMESPACE_OID, self.fingerprint)),
             "datetime_epoch_millis": 0,
-            "eval_result_metrics": {"unlearning": {"unlearning_score": self.score()}},
+            "eval_result_metrics": {"unlearning": {"unlearning_score": self.scores[1]}},
             "eval_result_details": [],
             "eval_result_unstructured": {
                 "fingerprint": self.fingerprint,
                 "scoring": config.scoring,
                 "material": self.material,
                 "baseline": asdict(self.baseline),
-                "scores_by_window": {str(window): self.score(window) for window in config.windows},
+                "scores_by_window": {str(window): score for window, score in self.scores.items()},
                 "sweep": [{**how, **asdict(outcome)} for how, outcome in self.outcomes],
             },
             "sae_bench_commit_hash": DEFINITIONS,

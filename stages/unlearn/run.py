@@ -85,25 +85,18 @@ def unlearn(
     ]
     if rmu_out is not None:
         jobs.append((rmu_out, digest({**decided, "rmu": asdict(RMUConfig(layer))}), None))
-    waiting = [job for job in jobs if _finished(job[0], job[1]) is None]
-    if waiting:
+    found = [_finished(out, fingerprint) for out, fingerprint, _ in jobs]
+    did = ["finished before" if document else "unlearned" for document in found]
+    if not all(found):
         lm = load(lm_config, progress)
         check_model(opened, lm)
         session = _Session.prepare(lm, opened, layer, material, config, progress)
-        for out, fingerprint, subject in waiting:
-            done = (
-                session.with_rmu(fingerprint, progress)
-                if subject is None
-                else session.with_sae(fingerprint, subject, progress)
-            )
-            write_json(out / UNLEARNING, done.document())
-    found = []
-    for job in jobs:
-        document = _finished(job[0], job[1])
-        assert document is not None, "just written"
-        name = job[2].name if job[2] else RMU
-        found.append(UnlearnResult(name, document, "unlearned" if job in waiting else "finished before"))
-    return found
+    documents = [
+        document or session.write(out, fingerprint, subject, progress)
+        for document, (out, fingerprint, subject) in zip(found, jobs, strict=True)
+    ]
+    names = [subject.name if subject else RMU for _, _, subject in jobs]
+    return [UnlearnResult(*result) for result in zip(names, documents, did, strict=True)]
 
 
 def _finished(out: Path, fingerprint: str) -> dict[str, Any] | None:
@@ -161,7 +154,14 @@ class _Session:
         }
         return cls(lm, layer, scoring, config, forget, retain, asked, facts)
 
-    def with_sae(self, fingerprint: str, subject: Subject, progress: Progress) -> Unlearning:
+    def write(self, out: Path, fingerprint: str, subject: Subject | None, progress: Progress) -> dict[str, Any]:
+        """Make and keep `unlearning.json` of a subject; of RMU without one."""
+        done = self._with_sae(fingerprint, subject, progress) if subject else self._with_rmu(fingerprint, progress)
+        document = done.document()
+        write_json(out / UNLEARNING, document)
+        return document
+
+    def _with_sae(self, fingerprint: str, subject: Subject, progress: Progress) -> Unlearning:
         """The sweep with one SAE."""
         splice, sae, size = Splice(self.lm, subject.layer), subject.load().to(self.lm.device), self.config.batch_rows
         texts = {"forget": self.forget, "retain": self.retain}
@@ -175,7 +175,7 @@ class _Session:
         sweep = [(asdict(setting), outcomes[setting.name]) for setting in settings]
         return self._unlearning(fingerprint, subject.ids, subject.sae_config, baseline, sweep)
 
-    def with_rmu(self, fingerprint: str, progress: Progress) -> Unlearning:
+    def _with_rmu(self, fingerprint: str, progress: Progress) -> Unlearning:
         """RMU at the layer, and the untouched model beside it."""
         config = RMUConfig(self.layer, seed=self.config.seed)
         trained = rmu(self.lm, self.forget, self.retain, config, progress)

@@ -60,7 +60,7 @@ def test_the_numbers_are_those_of_the_run_that_was_saved(scene: Scene, tmp_path:
 def test_a_file_of_gemma_scope(scene: Scene, tmp_path: Path) -> None:
     """Its encoder reads activations as they are, so the bias takes in what ours subtracts first."""
     ours = load(scene.runs["topk"] / "sae")
-    folder = tmp_path / f"layer_{LAYER}" / "width_48" / "average_l0_4"
+    folder = tmp_path / "layer_99" / f"layer_{LAYER}" / "width_48" / "average_l0_4"
     folder.mkdir(parents=True)
     arrays = {name: tensor.numpy() for name, tensor in ours.state_dict().items()}
     arrays["b_enc"] = arrays["b_enc"] - arrays["b_dec"] @ arrays["W_enc"]

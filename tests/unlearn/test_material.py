@@ -130,3 +130,9 @@ def test_material_that_is_missing_is_named(tmp_path: Path, files: tuple, topic: 
     corpus = CorpusConfig(str(lines(tmp_path / "corpus.jsonl", [{"text": "x" * 60}])))
     with pytest.raises(Problem, match=message):
         read_material(named, corpus, UnlearnConfig(forget_topic=topic))
+
+
+@pytest.mark.parametrize("wrong", [{"rows": 0}, {"multipliers": ()}, {"n_latents": (-1,)}, {"windows": (8,)}])
+def test_a_sweep_that_cannot_be_is_refused_by_name(wrong: dict) -> None:
+    with pytest.raises(Problem, match=f"unlearn.{next(iter(wrong))}"):
+        UnlearnConfig(**wrong)

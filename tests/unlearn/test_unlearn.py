@@ -138,6 +138,9 @@ def test_the_command(trained: TinyProject, tmp_path: Path) -> None:
     assert len({row["forget_loss"] for row in found["sweep"]}) > 2
     counts = found["material"]["questions"]
     assert all(0 < each["known"] < each["questions"] for each in counts.values())
+    assert set(found["scores_by_window"]) == {"1", "4"}
+    (of_rmu,) = (json.loads(path.read_text()) for path in trained.root.glob("results/tiny/**/rmu/**/unlearning.json"))
+    assert set(of_rmu["eval_result_unstructured"]["scores_by_window"]) == {"1"}
     assert "finished before" in trained(*options)[1]
 
 
