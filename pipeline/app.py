@@ -88,6 +88,24 @@ def evaluate(
 
 
 @app.command()
+def sweep(
+    name: Annotated[str | None, typer.Argument(help="Name of a sweep; lists them if none.")] = None,
+    profile: ProfileFlag = None,
+    store: StoreFlag = None,
+    model: ModelFlag = None,
+    dry_run: DryRunFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Train and evaluate the cells of a sweep of sweeps.yaml, each a DVC experiment."""
+    from pipeline.sweep import listing, run
+
+    if name is None:
+        listing(profile, json)
+    else:
+        run(name, profile, store, model, dry_run, json)
+
+
+@app.command()
 def unlearn(
     runs: Annotated[list[Path], typer.Argument(help="Runs, or SAEs that others saved.")],
     profile: ProfileFlag = None,

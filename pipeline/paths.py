@@ -55,6 +55,10 @@ class Project:
         """`report/<profile>`."""
         return self.root / "report" / profile.name
 
+    def sweep(self, profile: Profile, name: str) -> Path:
+        """`sweeps/<profile>/<name>`: the cells of a sweep and its table."""
+        return self.root / "sweeps" / profile.name / name
+
     def show(self, place: str | Path) -> str:
         """A path, or a URL, as a person would type it here."""
         if is_url(place):

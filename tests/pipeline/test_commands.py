@@ -69,7 +69,7 @@ def test_use_says_the_way_back(project: TinyProject) -> None:
     assert read_params(project.root).profile.name == "deeper"
 
 
-@pytest.mark.parametrize("command", ["harvest", "train", "evaluate", "report", "profiles", "variants"])
+@pytest.mark.parametrize("command", ["harvest", "train", "evaluate", "sweep", "report", "profiles", "variants"])
 def test_every_command_refuses_an_unknown_profile(project: TinyProject, command: str) -> None:
     status, out, err = project(command, "--profile", "huge")
     assert (status, out) == (2, "")

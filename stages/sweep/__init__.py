@@ -1,0 +1,1 @@
+"""Sweeps: grids of trainings on one store, trained and evaluated together, each cell a result."""
