@@ -20,7 +20,7 @@ from pipeline import console
 from pipeline.params import Profile, read_params
 from pipeline.paths import Project, suffix_of
 from pipeline.train import layers_of
-from stages.evaluate.output import TEMPORAL
+from stages.evaluate.results import TEMPORAL
 from stages.evaluate.run import METRICS_VERSION, evaluate
 from stages.sae.table import find_variant, load_variants
 from stages.train.config import make_config

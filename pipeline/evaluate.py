@@ -12,7 +12,11 @@ from store.files import write_json
 
 
 def run(name: str | None, runs: Sequence[Path], folder: str | None, model: str | None) -> None:
-    """Evaluate runs, or SAEs that others saved, on heldout documents: those named, or all that params.yaml asks for."""
+    """Evaluate runs, or SAEs that others saved, on heldout documents: those named, or all that params.yaml asks for.
+
+    Then compare all that have been evaluated, now or before.
+    """
+    from stages.evaluate.comparison import COMPARISON, compare
     from stages.evaluate.run import evaluate
 
     project = Project.here()
@@ -34,6 +38,9 @@ def run(name: str | None, runs: Sequence[Path], folder: str | None, model: str |
     for out, result in zip(outs, results, strict=True):
         print(f"{project.show(out)}: {result.did}")
         console.print_facts(result.facts())
+    table = compare(project.evaluations(profile))
+    files = project.show(project.evaluations(profile) / COMPARISON)
+    print(f"{files}.parquet, .csv and .json: {table['run'].nunique()} runs, {len(table):,} rows")
 
 
 def results_of(project: Project, profile: Profile, path: Path) -> Path:
@@ -41,5 +48,5 @@ def results_of(project: Project, profile: Profile, path: Path) -> Path:
     from stages.evaluate.foreign import FOREIGN, foreign_name, is_foreign
 
     if is_foreign(path):
-        return project.root / "results" / profile.name / foreign_name(path) / FOREIGN
+        return project.evaluations(profile) / foreign_name(path) / FOREIGN
     return project.results(profile, path)

@@ -40,12 +40,16 @@ class Project:
         """`runs/<profile>/<variant>/seed<k>`."""
         return self.root / "runs" / profile.name / variant / f"seed{seed}{suffix}"
 
+    def evaluations(self, profile: Profile) -> Path:
+        """`results/<profile>`: those of all runs, and their comparison."""
+        return self.root / "results" / profile.name
+
     def results(self, profile: Profile, run: Path) -> Path:
         """`results/<profile>/<variant>/seed<k>` for a run of this project or of elsewhere."""
         runs = self.root / "runs" / profile.name
         place = run.resolve()
         inside = place.relative_to(runs) if place.is_relative_to(runs) else Path(place.name)
-        return self.root / "results" / profile.name / inside
+        return self.evaluations(profile) / inside
 
     def metrics(self, profile: Profile) -> Path:
         """`results/<profile>.json`: the numbers of all runs that params.yaml asks for, in one file."""

@@ -17,7 +17,7 @@ def run(name: str | None, out: Path | None) -> None:
 
     project = Project.here()
     profile = read_params(project.root).named(name)
-    results, runs = project.root / "results" / profile.name, project.root / "runs" / profile.name
+    results, runs = project.evaluations(profile), project.root / "runs" / profile.name
     page = report(results, runs, out or project.report(profile))
     rows = {found.name: facts(found.summary) for found in read_runs(results, runs)}
     columns = [column for column in next(iter(rows.values())) if column != "tokens" and not column.startswith("TCS")]

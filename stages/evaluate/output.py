@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +27,6 @@ from stages.evaluate.temporal import Temporal
 from stages.evaluate.variance import Variance
 from store import ActivationStore
 
-CORE = "core.json"
-SUMMARY = "summary.json"
-TEMPORAL = "temporal.json"
 DEFINITIONS = "tsae-pipeline, by the definitions of SAEBench 0.6.0"
 """Stands where SAEBench writes the commit of the folder that it was started in."""
 DECIMALS = 10
@@ -168,7 +166,7 @@ class Evaluation:
         return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
 
 
-def facts(summary: dict[str, float | int | None]) -> dict[str, object]:
+def facts(summary: Mapping[str, float | int | None]) -> dict[str, object]:
     """The numbers of a summary that a person reads first, formatted."""
 
     def number(name: str, form: str) -> str:

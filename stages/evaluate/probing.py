@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from stages.evaluate import probe_tasks
+from stages.evaluate.catalogue import SUMMARY_K
 from stages.evaluate.heldout import HeldoutBatches
 from stages.evaluate.part_of_speech import tagger_version
 from stages.evaluate.probe_tasks import DEFINITIONS, Task, make_tasks
@@ -30,11 +31,8 @@ from stages.sae.model import SAE
 from store import ActivationStore
 from store.progress import SILENT, Progress
 
-PROBING = "probing.json"
 ALL = "all"
 """Stands for k where all features are read, or none."""
-SUMMARY_K = 5
-"""The k of the numbers in `summary.json`, that of the T-SAE paper's table of ablations."""
 
 Signal = Callable[[Float[Tensor, "batch seq d"], Int[Tensor, "batch seq"]], Float[Tensor, "batch seq features"]]
 """Makes features of raw activations and documents."""

@@ -12,9 +12,10 @@ from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.features import latent_metrics
 from stages.evaluate.foreign import read_subject
 from stages.evaluate.heldout import HeldoutBatches
-from stages.evaluate.output import CORE, SUMMARY, TEMPORAL, Evaluation, facts
+from stages.evaluate.output import Evaluation, facts
 from stages.evaluate.part_of_speech import tagger_version
-from stages.evaluate.probing import PROBING, probe
+from stages.evaluate.probing import probe
+from stages.evaluate.results import CORE, PROBING, SUMMARY, TEMPORAL
 from stages.evaluate.sentences import SentenceEnds
 from stages.evaluate.splicing import reconstruction
 from stages.evaluate.subject import Subject

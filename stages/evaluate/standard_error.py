@@ -7,7 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import ndtri, stdtrit
 from torch import Tensor
+
+CONFIDENCE = 0.95
+"""Of intervals."""
 
 
 def ratio_standard_error(numerator: Float[Tensor, " row"], denominator: Float[Tensor, " row"]) -> float:
@@ -30,6 +34,15 @@ def jackknife_standard_error(left_out: Sequence[float]) -> float:
     if len(left_out) < 2:
         return math.nan
     return math.sqrt((len(left_out) - 1) * float(np.var(left_out)))
+
+
+def half_width(error: float, seeds: int = 1) -> float:
+    """Half of a 95 % interval: of one estimate by its standard error, as if it were normal; of the mean over several
+    seeds by the standard deviation among them (Student's t)."""
+    upper = (1 + CONFIDENCE) / 2
+    if seeds < 2:
+        return float(ndtri(upper)) * error
+    return float(stdtrit(seeds - 1, upper)) * error / math.sqrt(seeds)
 
 
 class GroupedRatio:

@@ -84,7 +84,13 @@ class Temporal:
             for name in ("codes", "codes_inputs_permuted", "untrained", "untrained_inputs_permuted")
         )
         names = [name for name in codes if name in null and name in untrained]
-        return {name: (codes[name] - null[name]) - (untrained[name] - untrained_null[name]) for name in names}
+        return {name: gain(codes[name], null[name], untrained[name], untrained_null[name]) for name in names}
+
+
+def gain(codes: float, null: float, untrained: float, untrained_null: float) -> float:
+    """What training made of the order of the tokens, from a number of the codes and of an untrained SAE's and from
+    those of their nulls of permuted inputs."""
+    return (codes - null) - (untrained - untrained_null)
 
 
 @torch.no_grad()

@@ -5,20 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from stages.evaluate.standard_error import half_width
 from stages.report.evaluated_run import EvaluatedRun, grouped
 from stages.report.metric import METRICS, Metric
 
-Pair = tuple[EvaluatedRun, EvaluatedRun]
-"""A run, and the run of the control with its seed, its steps and its store."""
+
+class Numbered(Protocol):
+    """What has the numbers of a summary."""
+
+    def number(self, name: str) -> float:
+        """One of them; NaN where it does not exist."""
+
+
+Pair = tuple[EvaluatedRun, Numbered]
+"""A run, and what it is compared with: the run of a control with its seed, its steps and its store."""
 
 NO_TEMPORAL, PERMUTED = "no-temporal", "permuted"
 """Controls: the variant without its temporal part; the variant trained on windows in permuted order."""
-
-CLEAR = 2.0
-"""A difference of so many of its errors is one; a smaller one is within its error."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,14 @@ class Difference:
         return math.isfinite(self.mean) and math.isfinite(self.error)
 
     @property
+    def half_width(self) -> float:
+        """Half of the 95 % interval around the difference: by Student's t over seeds, normal with one seed."""
+        return half_width(self.error, self.n)
+
+    @property
     def clear(self) -> bool:
-        """Whether the difference is too large for its error to explain."""
-        return self.known and abs(self.mean) > CLEAR * self.error
+        """Whether the interval excludes 0: the difference is too large for its error to explain."""
+        return self.known and abs(self.mean) > self.half_width
 
     @property
     def improves(self) -> bool:
@@ -99,8 +111,8 @@ class Comparison:
 
 
 def comparisons(runs: Sequence[EvaluatedRun]) -> list[Comparison]:
-    """One for every temporal variant: those with temporal terms, or with an evaluated control."""
-    temporal = {run.variant.partition("+")[0] for run in runs if run.has_temporal_terms or "+" in run.variant}
+    """One for every variant that uses the order of tokens, or of which a control was evaluated."""
+    temporal = {run.variant.partition("+")[0] for run in runs if run.uses_order or "+" in run.variant}
     found = []
     for label, group in grouped(runs).items():
         name = group[0].variant
@@ -108,7 +120,11 @@ def comparisons(runs: Sequence[EvaluatedRun]) -> list[Comparison]:
             continue
         without, permuted = (_paired(group, runs, f"{name}+{control}") for control in (NO_TEMPORAL, PERMUTED))
         in_permuted_order = _paired([control for _, control in permuted], runs, f"{name}+{NO_TEMPORAL}")
-        found.append(Comparison(label, name, _contrast(without), _contrast(permuted), _contrast(in_permuted_order)))
+        contrasts = (
+            contrast(f"{name}+{control}", pairs)
+            for control, pairs in ((NO_TEMPORAL, without), (PERMUTED, permuted), (NO_TEMPORAL, in_permuted_order))
+        )
+        found.append(Comparison(label, name, *contrasts))
     return found
 
 
@@ -125,16 +141,19 @@ def difference(pairs: Sequence[Pair], metric: Metric) -> Difference:
     return Difference(metric, value, control, null, control_null, float(gains.mean()), float(error), len(pairs))
 
 
-def _paired(group: Sequence[EvaluatedRun], runs: Sequence[EvaluatedRun], control: str) -> list[Pair]:
-    controls = {run.setting: run for run in runs if run.variant == control}
-    return [(run, controls[run.setting]) for run in group if run.setting in controls]
-
-
-def _contrast(pairs: Sequence[Pair]) -> Contrast | None:
+def contrast(control: str, pairs: Sequence[Pair]) -> Contrast | None:
+    """Runs of a group against what has the name of a control; None without pairs."""
     if not pairs:
         return None
     differences = {metric.name: difference(pairs, metric) for metric in METRICS}
-    return Contrast(pairs[0][0].group, pairs[0][1].variant, tuple(pairs), differences)
+    return Contrast(pairs[0][0].group, control, tuple(pairs), differences)
+
+
+def _paired(
+    group: Sequence[EvaluatedRun], runs: Sequence[EvaluatedRun], control: str
+) -> list[tuple[EvaluatedRun, EvaluatedRun]]:
+    controls = {(run.setting, run.k): run for run in runs if run.variant == control}
+    return [(run, controls[run.setting, run.k]) for run in group if (run.setting, run.k) in controls]
 
 
 def _numbers(pairs: Sequence[Pair], name: str) -> np.ndarray:

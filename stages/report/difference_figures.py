@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from stages.report.contrast import Comparison, Difference
 from stages.report.drawing import SIZE, Picture, legend_below, panel, picture
 from stages.report.metric import METRICS, Metric
-from stages.report.numeral import numeral, signed
+from stages.report.numeral import MISSING, numeral, signed
 from stages.report.palette import GREY, INK, SOFT
 
 ROW = 0.2
@@ -25,15 +25,16 @@ def differences(comparisons: Sequence[Comparison], palette: Mapping[str, str]) -
     shown = [comparison for comparison in comparisons if comparison.main]
     if not shown:
         return []
-    shares = [metric for metric in METRICS if not metric.relative]
-    others = [metric for metric in METRICS if metric.relative]
+    known = [metric for metric in METRICS if any(each.main.differences[metric.name].n for each in shown if each.main)]
+    shares = [metric for metric in known if not metric.relative]
+    others = [metric for metric in known if metric.relative]
     rows = (len(shown) + GAP) * max(len(shares), len(others))
     height = max(SIZE[1], 0.9 + ROW * rows)
     figures = (
         ("difference_shares", "Variant minus control", "difference", shares),
         ("difference_relative", "The same in other units", "difference, % of the control", others),
     )
-    return [_differences(*figure, shown, palette, height) for figure in figures]
+    return [_differences(*figure, shown, palette, height) for figure in figures if figure[-1]]
 
 
 def _differences(
@@ -109,5 +110,7 @@ def _unit(d: Difference) -> float:
 
 def _value(d: Difference) -> str:
     unit, digits = _unit(d), 1 if d.metric.relative else 3
+    if not np.isfinite(unit * d.mean):
+        return MISSING
     error = f" ± {numeral(unit * d.error, digits)}" if np.isfinite(unit * d.error) else ""
     return signed(unit * d.mean, digits) + error + ("\u00a0%" if d.metric.relative else "")

@@ -9,14 +9,20 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
+from stages.evaluate.temporal_catalogue import KINDS, LIFETIMES, TRANSITIONS
+from stages.report.claims import claims_table
 from stages.report.contrast import Comparison
+from stages.report.contrast_tables import contrast_tables, matched_tables
 from stages.report.drawing import Picture
 from stages.report.evaluated_run import EvaluatedRun
 from stages.report.finding import finding
+from stages.report.matched import Matched, matched
+from stages.report.probing_tables import has_probes, probing_tables
 from stages.report.provenance import provenance
 from stages.report.tables import has_temporal, levels_table, numbers_table, runs_table, seeds_table
-from stages.report.temporal_tables import FURTHER, MAIN, contrast_tables, lags, temporal_table
-from stages.report.verdict import verdict
+from stages.report.temporal_tables import FURTHER, MAIN, has_patterns, lags, temporal_table
+from stages.report.terms import terms
+from stages.report.verdict import at_equal_sparsity, no_control, verdict
 
 
 def make_page(
@@ -25,13 +31,16 @@ def make_page(
     """The whole page. It refers to nothing outside itself and runs no script."""
     config = runs[0].core["eval_config"]
     drawn = {section: "\n".join(map(_figure, members)) for section, members in pictures.items()}
+    equal = matched(runs, comparisons)
+    claims = claims_table(runs)
     return _fill(
         "page.html",
         style=files("stages.report").joinpath("style.css").read_text(encoding="utf-8"),
         title=f"Sparse autoencoders on {escape(config['model_name'])}",
         eyebrow=escape(f"{len(runs)} runs · text: {config['dataset']} · context {config['context_size']}"),
-        finding=_finding(runs, comparisons),
+        finding=_finding(runs, comparisons, equal),
         contrasts=_contrasts(comparisons, drawn["contrast"]),
+        matched=_matched(equal, drawn["matched"]),
         null=' The small number below a TCS, "null", is the same with the inputs permuted.'
         if has_temporal(runs)
         else "",
@@ -39,24 +48,35 @@ def make_page(
         runs=runs_table(runs),
         levels=levels_table(runs),
         comparison=drawn["comparison"],
-        temporal=_temporal(runs, drawn["temporal"]),
+        temporal=_temporal(runs, drawn),
+        probing=_fill("probing.html", tables=probing_tables(runs), figures=drawn["probing"])
+        if has_probes(runs)
+        else "",
         training=drawn["training"],
         loss=drawn["loss"],
+        claims=_fill("claims.html", table=claims) if claims else "",
         provenance=provenance(runs),
-        temporal_terms=_fill("temporal_terms.html") if has_temporal(runs) else "",
+        terms=terms(runs),
         numbers=numbers_table(runs),
     )
 
 
-def _finding(runs: Sequence[EvaluatedRun], comparisons: Sequence[Comparison]) -> str:
+def _finding(runs: Sequence[EvaluatedRun], comparisons: Sequence[Comparison], equal: Sequence[Matched]) -> str:
     """The temporal parts first, then the runs by themselves."""
-    verdicts = [verdict(comparison) for comparison in comparisons]
-    paragraphs = [(kind, text) for result in verdicts for kind, text in zip(("lead", ""), result, strict=True) if text]
+    paragraphs = []
+    for comparison, at_l0 in zip(comparisons, equal, strict=True):
+        if comparison.main:
+            result, qualified = verdict(comparison)
+            paragraphs += [("lead", result), ("", at_equal_sparsity(at_l0)), ("", qualified)]
+    if unknown := [comparison for comparison in comparisons if not comparison.main]:
+        paragraphs.append(("" if paragraphs else "lead", no_control(unknown)))
     first, *others = finding(runs)
-    paragraphs += [("" if verdicts else "lead", first), *(("", sentence) for sentence in others)]
-    return "\n".join(
-        f'<p class="{kind}">{_prose(text)}</p>' if kind else f"<p>{_prose(text)}</p>" for kind, text in paragraphs
-    )
+    paragraphs += [("" if comparisons else "lead", first), *(("", sentence) for sentence in others)]
+    return "\n".join(_paragraph(text, kind) for kind, text in paragraphs if text)
+
+
+def _paragraph(text: str, kind: str = "") -> str:
+    return f'<p class="{kind}">{_prose(text)}</p>' if kind else f"<p>{_prose(text)}</p>"
 
 
 def _contrasts(comparisons: Sequence[Comparison], figures: str) -> str:
@@ -64,15 +84,32 @@ def _contrasts(comparisons: Sequence[Comparison], figures: str) -> str:
     return _fill("contrasts.html", figures=figures, tables=tables) if tables else ""
 
 
-def _temporal(runs: Sequence[EvaluatedRun], figures: str) -> str:
+def _matched(equal: Sequence[Matched], figures: str) -> str:
+    if not equal:
+        return ""
+    without = "\n".join(_paragraph(at_equal_sparsity(each)) for each in equal if not each.contrasts)
+    return _fill("matched.html", without=without, figures=figures, tables=matched_tables(equal))
+
+
+def _temporal(runs: Sequence[EvaluatedRun], drawn: Mapping[str, str]) -> str:
     if not has_temporal(runs):
         return ""
     return _fill(
         "temporal.html",
         main=temporal_table(runs, MAIN),
         further=temporal_table(runs, FURTHER),
-        figures=figures,
+        figures=drawn["temporal"],
+        patterns=_patterns(runs, drawn["patterns"]),
         lags=lags(runs),
+    )
+
+
+def _patterns(runs: Sequence[EvaluatedRun], figures: str) -> str:
+    if not has_patterns(runs):
+        return ""
+    tables = {"lifetimes": LIFETIMES, "transitions": TRANSITIONS, "kinds": KINDS}
+    return _fill(
+        "patterns.html", figures=figures, **{name: temporal_table(runs, each) for name, each in tables.items()}
     )
 
 

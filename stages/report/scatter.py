@@ -50,6 +50,8 @@ def scatter(axes: Axes, points: Sequence[tuple[EvaluatedRun, float, float, float
     for run, x, y, error in points:
         axes.errorbar([x], [y], yerr=[np.nan_to_num(error)], fmt="o", color=colours[run.group], markersize=7, capsize=3)
     axes.margins(x=0.25, y=0.3)
+    if all(x >= 0 for _, x, _, _ in points):
+        axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     at = [(AXES[0] * (x - left) / (right - left), AXES[1] * (y - bottom) / (top - bottom)) for _, x, y, _ in points]
     taken = [Box(x - 4, y - 4, 8, 8) for x, y in at]

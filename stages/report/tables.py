@@ -11,11 +11,9 @@ import numpy as np
 from stages.evaluate.levels import levels_of
 from stages.report.cells import Cell, plain, row, share, table
 from stages.report.evaluated_run import EvaluatedRun, grouped
-from stages.report.metric import DEAD, L0, QUALITY, TCS, Metric
+from stages.report.metric import DEAD, KL, L0, QUALITY, TCS, Metric
 from stages.report.numeral import MISSING, numeral, percent
 from stages.report.palette import colours
-
-KL = Metric("kl_div_score", "KL score", better=1, bought=False, digits=4)
 
 
 def runs_table(runs: Sequence[EvaluatedRun]) -> str:

@@ -1,17 +1,20 @@
-"""Tables of temporal metrics: what a temporal part bought, all nulls of every run, and which lags there were."""
+"""Tables of temporal metrics: all nulls of every run, and which lags there were."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from stages.evaluate.catalogue import CATALOGUE
+from stages.evaluate.comparison import gain_of
+from stages.evaluate.definition import Definition
+from stages.evaluate.temporal_catalogue import CONSISTENCY, KINDS, LIFETIMES, TRANSITIONS
 from stages.report.cells import Cell, row, table
-from stages.report.contrast import Comparison, Contrast, Difference
 from stages.report.evaluated_run import EvaluatedRun
-from stages.report.metric import METRICS, SCALES
-from stages.report.numeral import MISSING, give_or_take, numeral
+from stages.report.metric import SCALES
+from stages.report.numeral import MISSING, numeral, signed
 from stages.report.palette import colours
 
 MEASURES = {
@@ -23,49 +26,49 @@ MEASURES = {
 }
 """Of `temporal.json`, in the order of the lines of a cell, and what the table calls them."""
 
+DIGITS = {"tokens": 2, "latents": 0, "pairs of latents": 0}
+"""After the decimal point, by unit; 4 in others."""
+
 TOO_FEW = "too few"
 """Stands where too few pairs are within one document."""
 
-MAIN = (
-    *((f"TCS {scale}", ("tcs", scale)) for scale in SCALES),
-    ("FSM support", ("fsm_support",)),
-    ("FSM magnitude", ("fsm_magnitude",)),
-    ("Slowness", ("slowness",)),
-    ("Smoothness", ("smoothness",)),
+MAIN = tuple(CATALOGUE[f"tcs_{scale}"] for scale in SCALES) + tuple(
+    CATALOGUE[name] for name in ("fsm_support", "fsm_magnitude", "slowness", "smoothness")
 )
-FURTHER = (
-    *((f"Firing TCS {scale}", ("tcs_binary", scale)) for scale in SCALES),
-    *((f"Persistence {distance}", ("persistence", distance)) for distance in ("1", "4", "16", "64")),
-)
-"""Titles, and where a measure holds the number."""
+FURTHER = tuple(each for each in CONSISTENCY if each not in MAIN)
+"""Metrics of consistency, by how often they are asked for."""
+PATTERNS = (*LIFETIMES, *TRANSITIONS, *KINDS)
+"""Metrics of patterns of activation."""
 
 BY_PAIRS = ("tcs", "tcs_binary", "persistence")
 """What has no number where too few pairs are within one document."""
 
 
-def contrast_tables(comparisons: Sequence[Comparison]) -> str:
-    """One table a temporal variant that has a control: a row a metric. Open where there is only one."""
-    shown = [(comparison, main) for comparison in comparisons if (main := comparison.main)]
-    opened = " open" if len(shown) == 1 else ""
-    return "".join(
-        f"<details{opened}><summary>{escape(comparison.variant)} and its controls in numbers</summary>"
-        f'<div class="scroll">{_contrast_table(comparison, main)}</div></details>'
-        for comparison, main in shown
-    )
+def has_patterns(runs: Sequence[EvaluatedRun]) -> bool:
+    """Whether patterns of activation were measured on any run."""
+    measures = (run.temporal["measures"].get("codes") for run in runs if run.temporal is not None)
+    return any(measure and "patterns" in measure for measure in measures)
 
 
-def temporal_table(runs: Sequence[EvaluatedRun], columns: Sequence[tuple[str, tuple[str, ...]]]) -> str:
-    """One row a run that was measured; below every value its nulls and references."""
-    lines = "".join(f"<small>{title}</small>" for title in MEASURES.values())
+def temporal_table(runs: Sequence[EvaluatedRun], columns: Sequence[Definition]) -> str:
+    """One row a run that was measured; below every value those nulls and references that there are, and the gain."""
+    measured = {run.name: run.temporal["measures"] for run in runs if run.temporal is not None}
+    shown = [name for name in MEASURES if name == "codes" or _anywhere(name, columns, measured.values())]
+    lines = "".join(f"<small>{title}</small>" for title in (*(MEASURES[name] for name in shown), "gain"))
     rows = []
     for run in runs:
-        if run.temporal is None:
+        if run.name not in measured:
             continue
         swatch = f'<span class="swatch" style="background:{colours(runs)[run.group]}"></span>'
         name = f'<th scope="rowgroup" colspan="{len(columns) + 1}"><span>{swatch}{escape(run.label)}</span></th>'
-        cells = "".join(_stack(run.temporal["measures"], path) for _, path in columns)
+        cells = "".join(_stack(measured[run.name], each, shown) for each in columns)
         rows.append(f'<tr class="name">{name}</tr><tr><th scope="row">{lines}</th>{cells}</tr>')
-    return f'<div class="scroll">{table("nulls", ["Run", *(title for title, _ in columns)], rows)}</div>'
+    return f'<div class="scroll">{table("nulls", ["Run", *(each.title for each in columns)], rows)}</div>'
+
+
+def _anywhere(name: str, columns: Sequence[Definition], measured: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a measure has a number in any column of any run."""
+    return any(each.at(measures.get(name)) is not None for measures in measured for each in columns)
 
 
 def lags(runs: Sequence[EvaluatedRun]) -> str:
@@ -80,59 +83,18 @@ def lags(runs: Sequence[EvaluatedRun]) -> str:
     )
 
 
-def _contrast_table(comparison: Comparison, main: Contrast) -> str:
-    contrasts = {
-        "What the temporal part bought": comparison.bought,
-        "What it bought in permuted order": comparison.permuted,
-        "What token order is worth": comparison.order,
-    }
-    found = {title: contrast for title, contrast in contrasts.items() if contrast}
-    head = ["Metric", *found, comparison.variant, main.control]
-    rows = []
-    for metric in METRICS:
-        d = main.differences[metric.name]
-        cells = [_differing(contrast.differences[metric.name]) for contrast in found.values()]
-        cells += [_valued(d, d.value, d.null), _valued(d, d.control, d.control_null)]
-        rows.append(row(metric.title + (" (lower is smoother)" if metric.better < 0 else ""), head[1:], cells))
-    return table("contrast", head, rows)
+def _stack(measures: Mapping[str, Any], definition: Definition, shown: Sequence[str]) -> str:
+    digits = DIGITS.get(definition.unit, 4)
+    entries = [_entry(definition.at(measures.get(name)), definition, digits) for name in shown]
+    gain = gain_of(measures, definition)
+    entries.append(MISSING if gain is None else signed(gain, digits))
+    return f"<td>{''.join(f'<small>{entry}</small>' for entry in entries)}</td>"
 
 
-def _valued(d: Difference, value: float, null: float) -> Cell:
-    digits = d.metric.digits
-    return Cell(numeral(value, digits), f"null {numeral(null, digits)}" if math.isfinite(null) else "")
-
-
-def _differing(d: Difference) -> Cell:
-    seeds = f"n = {d.n}" if d.n > 1 else ""
-    return Cell(
-        give_or_take(d.mean, d.error, d.metric.digits), ", ".join(part for part in (_verdict(d), seeds) if part)
-    )
-
-
-def _verdict(d: Difference) -> str:
-    if not math.isfinite(d.mean) or not d.metric.better:
-        return ""
-    if not d.known:
-        return "no error known"
-    if not d.clear:
-        return "nothing within error"
-    return ("bought" if d.improves else "lost") if d.metric.bought else ("gained" if d.improves else "cost")
-
-
-def _stack(measures: Mapping[str, Any], path: Sequence[str]) -> str:
-    lines = "".join(f"<small>{_entry(measures.get(name), path)}</small>" for name in MEASURES)
-    return f"<td>{lines}</td>"
-
-
-def _entry(measure: Mapping[str, Any] | None, path: Sequence[str]) -> str:
-    value: Any = measure
-    for key in path:
-        if value is None:
-            return MISSING
-        value = value.get(key)
+def _entry(value: float | None, definition: Definition, digits: int) -> str:
     if value is None or not math.isfinite(value):
-        return TOO_FEW if path[0] in BY_PAIRS else MISSING
-    return numeral(value, 4)
+        return TOO_FEW if definition.path[0] in BY_PAIRS else MISSING
+    return numeral(value, digits)
 
 
 def _lags(temporal: Mapping[str, Any]) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from stages.report.contrast import CLEAR, NO_TEMPORAL, Comparison, Contrast, Difference
-from stages.report.metric import FSM, QUALITY, SMOOTHNESS, TCS
+from stages.report.contrast import NO_TEMPORAL, Comparison, Contrast, Difference
+from stages.report.matched import Matched
+from stages.report.metric import FSM, LIFETIME, PROBES, QUALITY, SMOOTHNESS, TCS
 from stages.report.numeral import give_or_take, listed, numeral, signed
 
 OTHER_L0 = 0.05
@@ -20,19 +21,46 @@ NEGLIGIBLE = 0.0005
 def verdict(comparison: Comparison) -> tuple[str, str]:
     """The result of one temporal variant, and what qualifies it (empty where nothing does)."""
     main = comparison.main
-    missing = "" if comparison.bought else _no_control(comparison)
+    missing = "" if comparison.bought else no_control([comparison])
     if main is None:
         return missing, ""
     lead = [missing, _bought(main, comparison), _permuted(comparison), _cost(main)]
     return _text(lead), _text([_others(main), _caution(main)])
 
 
-def _no_control(comparison: Comparison) -> str:
+def no_control(comparisons: Sequence[Comparison]) -> str:
+    """What is not known of variants, and how it would be."""
+    several = len(comparisons) > 1
+    name = "NAME" if several else comparisons[0].name
     return (
-        f"What the temporal part of {comparison.variant} bought is not known: no control with the same seed, steps and "
-        f"store was evaluated. `pipeline train --variant {comparison.name}+{NO_TEMPORAL}` and then "
-        "`pipeline evaluate` make it."
+        f"What the temporal part{'s' if several else ''} of {listed([each.variant for each in comparisons])} bought is "
+        "not known: no control with the same seed, steps and store was evaluated. "
+        f"`pipeline train --variant {name}+{NO_TEMPORAL}` and then `pipeline evaluate` make it."
     )
+
+
+def at_equal_sparsity(matched: Matched) -> str:
+    """The result of one temporal variant against SAEs of single tokens."""
+    at = f"its L0 of {numeral(matched.l0, 1)}"
+    if not matched.contrasts:
+        if matched.nearest is None:
+            return f"No per-token SAE of its seed, steps and store was evaluated to compare {matched.variant} with."
+        nearest = f"{matched.nearest.group} at {numeral(matched.nearest.number('l0'), 1)}"
+        return f"For {matched.variant} there is no per-token SAE near {at}: the nearest is {nearest}."
+    differences = [d for _, d in matched.differences]
+    kinds = {
+        "better in": [_measured(d) for d in differences if d.improves],
+        "worse in": [_measured(d) for d in differences if d.clear and not d.improves],
+        "apart, with no known error, in": [_measured(d) for d in differences if not d.known],
+        "equal within error in": [_title(d) for d in differences if _nothing(d)],
+    }
+    clauses = [f"{kind} {listed(members)}" for kind, members in kinds.items() if members]
+    names = listed(list(dict.fromkeys(each.control for each, _ in matched.differences)))
+    return f"Against per-token SAEs at {at} ({names}), {matched.variant} is {'; '.join(clauses)}."
+
+
+def _measured(d: Difference) -> str:
+    return f"{_title(d)} ({_gain(d)})"
 
 
 def _bought(main: Contrast, comparison: Comparison) -> str:
@@ -48,7 +76,7 @@ def _bought(main: Contrast, comparison: Comparison) -> str:
     kinds = {
         "bought TCS": [d for d in known if d.improves],
         "lowered TCS": [d for d in known if d.clear and not d.improves],
-        "bought nothing within error": [d for d in known if d.known and not d.clear],
+        "bought nothing within error": [d for d in known if _nothing(d)],
         "changed TCS, with no known error,": [d for d in known if not d.known],
     }
     clauses = [f"{did} {_at(members)}" for did, members in kinds.items() if members]
@@ -96,7 +124,7 @@ def _cost(main: Contrast) -> str:
     """Explained variance and CE score in points of a percentage, and L0 of both."""
     known = [d for metric in QUALITY if math.isfinite((d := main.differences[metric.name]).mean)]
     same = [d for d in known if not d.known and abs(d.mean) < NEGLIGIBLE]
-    nothing = [d for d in known if d.known and not d.clear]
+    nothing = [d for d in known if _nothing(d)]
     moved = [d for d in known if d not in same and d not in nothing]
     kinds = {
         "cost": [_points(d) for d in moved if d.mean < 0],
@@ -117,17 +145,24 @@ def _points(d: Difference) -> str:
 
 
 def _others(main: Contrast) -> str:
-    """The temporal metrics beside TCS."""
-    differences = [main.differences[metric.name] for metric in (*FSM, SMOOTHNESS)]
-    parts = [f"{_title(d)} {_gain(d)}{_qualities(d)}" for d in differences if math.isfinite(d.mean)]
-    return f"{main.variant} minus {main.control}: {listed(parts)}." if parts else ""
+    """What else it is meant to improve, and syntax beside it."""
+    found = [main.differences[metric.name] for metric in (*FSM, SMOOTHNESS, LIFETIME, *PROBES)]
+    parts = [f"{_title(d)} {_gain(d)}{_qualities(d)}" for d in found if math.isfinite(d.mean) and not _nothing(d)]
+    within = [_title(d) for d in found if _nothing(d)]
+    clauses = [listed(parts)] if parts else []
+    clauses += [f"nothing within error in {listed(within)}"] if within else []
+    return f"{main.variant} minus {main.control}: {'; '.join(clauses)}." if clauses else ""
+
+
+def _nothing(d: Difference) -> bool:
+    """Whether the error explains the difference."""
+    return d.known and not d.clear
 
 
 def _qualities(d: Difference) -> str:
     null = _null(d).removeprefix("; ")
-    within = "within error" if d.known and not d.clear else ""
     lower = "lower is smoother" if d.metric == SMOOTHNESS else ""
-    found = ", ".join(part for part in (null, within, lower) if part)
+    found = ", ".join(part for part in (null, lower) if part)
     return f" ({found})" if found else ""
 
 
@@ -136,7 +171,7 @@ def _caution(main: Contrast) -> str:
     l0, dead = main.differences["l0"], main.differences["dead_latents"]
     gained = [d for metric in TCS if (d := main.differences[metric.name]).improves]
     smoother = main.differences[SMOOTHNESS.name].mean < 0
-    in_null = [d for d in gained if d.mean - d.null_mean <= CLEAR * d.error]
+    in_null = [d for d in gained if d.mean - d.null_mean <= d.half_width]
     sentences = []
     if abs(l0.mean) > OTHER_L0 * l0.control:
         sentences.append("The two are not equally sparse, which moves what was bought as well as what it cost.")

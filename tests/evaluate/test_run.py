@@ -16,6 +16,7 @@ import yaml
 import store as stores
 from stages.evaluate import consistency, signals
 from stages.evaluate import run as run_module
+from stages.evaluate.comparison import compare
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.run import evaluate
 from stages.language_model.config import ModelConfig
@@ -176,6 +177,30 @@ def test_temporal_json_and_its_numbers_in_the_summary(scene: Scene, tmp_path: Pa
     assert found == expected  # no `lift_edges`: too few pairs
     assert summary["tcs_short"] is None
     assert summary["smoothness"] > 0
+
+
+def test_the_comparison_has_every_number_of_the_summaries(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consistency, "MIN_PAIRS", 5)
+    monkeypatch.setattr(signals, "MIN_FIRINGS", 1)
+    evaluate_all(scene, tmp_path)
+    table = compare(tmp_path)
+    columns = {"": "value", "_se": "standard_error", "_inputs_permuted": "null_inputs_permuted", "_gain": "gain"}
+    columns |= {"_codes_permuted": "null_codes_permuted", "_untrained": "untrained", "_activations": "activations"}
+    for name in scene.runs:
+        rows = table[table.run == name].set_index("metric")
+        found = {
+            f"{metric}{suffix}": rows[column][metric] for metric in rows.index for suffix, column in columns.items()
+        }
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        known = {number: value for number, value in summary.items() if value is not None}
+        assert {number: found.get(number) for number in known.keys() & found.keys()} == {
+            number: value for number, value in known.items() if number in found
+        }
+        counts = {"steps_planned", "latents", "variance_tokens", "reconstruction_tokens"}
+        assert known.keys() - found.keys() == counts
+        assert {"tcs_short_gain", "lifetime_ratio_se", "turnover_untrained"} < known.keys()
 
 
 def test_a_second_call_does_nothing_until_something_changes(

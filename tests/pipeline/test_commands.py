@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import store
@@ -37,6 +38,9 @@ def test_the_whole_line(project: TinyProject) -> None:
     assert status == 0, err
     summary = json.loads((project.root / "results/tiny/topk/seed0/summary.json").read_text())
     assert summary["steps_done"] == 40 and 0 < summary["l0"] <= 4
+    assert "results/tiny/comparison.parquet, .csv and .json: 2 runs" in out
+    table = pd.read_csv(project.root / "results/tiny/comparison.csv").set_index(["variant", "metric"])
+    assert table.value["topk", "l0"] == summary["l0"]
     status, out, err = project("report")
     assert status == 0, err
     page = (project.root / "report/tiny/index.html").read_text()

@@ -8,18 +8,14 @@ from typing import Any
 
 import numpy as np
 
-DIGEST = "0123456789abcdef" * 4
-CONTEXT = 128
-MIN_PAIRS = 1000
-SCALES = {"short": (1, 4), "medium": (5, 16), "long": (17, 127)}
-NULLS = ("inputs_permuted", "codes_permuted", "untrained", "activations")
-FLAT = ("fsm_support", "fsm_magnitude", "slowness", "smoothness")
+from tests.report.sample_measures import DIGEST, flat, flat_probes, make_probing, make_temporal
 
 
 def write_sample(root: Path, runs: dict[str, dict[str, Any]], steps: int = 4000) -> tuple[Path, Path]:
     """Write `results/` and `runs/` below `root`; numbers of a run override those of a middling one.
 
-    A run with `autocorrelation`, that of its codes at lag 1, has temporal metrics.
+    A run with `autocorrelation`, that of its codes at lag 1, has temporal metrics and probes. What `row` holds goes
+    into the row of its variant, `k` into the facts of its training.
     """
     for i, (name, numbers) in enumerate(runs.items()):
         middling = {"explained_variance_centred": 0.85, "l0": 32.0, "ce_loss_score": 0.97, "dead_latents": 12}
@@ -29,8 +25,9 @@ def write_sample(root: Path, runs: dict[str, dict[str, Any]], steps: int = 4000)
 
 
 def write_result(folder: Path, name: str, numbers: dict[str, Any], steps: int) -> None:
-    temporal = make_temporal(numbers.get("autocorrelation"))
-    numbers = {key: value for key, value in numbers.items() if key != "autocorrelation"}
+    temporal, probing = make_temporal(numbers.get("autocorrelation")), make_probing(numbers.get("autocorrelation"))
+    row, k = numbers.get("row", {}), numbers.get("k")
+    numbers = {key: value for key, value in numbers.items() if key not in ("autocorrelation", "row", "k")}
     summary = {
         "steps_planned": steps,
         "steps_done": steps,
@@ -45,6 +42,7 @@ def write_result(folder: Path, name: str, numbers: dict[str, Any], steps: int) -
         "variance_tokens": 95123,
         "reconstruction_tokens": 10160,
         **flat(temporal),
+        **flat_probes(probing),
         **numbers,
     }
     variant, folder_name = name.split("/")
@@ -88,6 +86,7 @@ def write_result(folder: Path, name: str, numbers: dict[str, Any], steps: int) -
                 "fingerprint": DIGEST,
                 "d_in": 640,
                 "d_sae": 2304,
+                "k": k,
                 "row": {
                     "source": "Gao et al. 2024, <arXiv 2406.04093>",
                     "sparsifier": {"kind": "topk"},
@@ -98,6 +97,7 @@ def write_result(folder: Path, name: str, numbers: dict[str, Any], steps: int) -
                         "temporal": {"delay": steps // 4} if is_temporal(name) else None,
                     },
                     "optimizer": {"name": "adam", "lr": 0.001, "warmup": 200, "clip": None},
+                    **row,
                 },
                 "plan": {"products": "bfloat16", "threads": 2, "cpu": "x86_64 AVX512 amx_bf16"},
             },
@@ -110,83 +110,14 @@ def write_result(folder: Path, name: str, numbers: dict[str, Any], steps: int) -
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "core.json").write_text(json.dumps(core))
-    if temporal is not None:
-        (folder / "temporal.json").write_text(json.dumps(temporal))
+    for file, content in (("temporal.json", temporal), ("probing.json", probing)):
+        if content is not None:
+            (folder / file).write_text(json.dumps(content))
 
 
 def is_temporal(name: str) -> bool:
     """Variants of the sample that are called after their warm-up have temporal terms."""
     return name.startswith("warmup")
-
-
-def make_temporal(correlation: float | None) -> dict[str, Any] | None:
-    """What `temporal.json` holds for codes with this autocorrelation at lag 1; None without one."""
-    if correlation is None:
-        return None
-    pairs = [int(92000 * np.exp(-lag / 16)) for lag in range(1, CONTEXT)]
-    shares = {"codes": 1, "codes_inputs_permuted": 0.55, "codes_permuted": 0.5, "untrained": 0.9}
-    shares |= {"untrained_inputs_permuted": 0.5}
-    measures = {name: make_measure(correlation * share, pairs) for name, share in shares.items()}
-    measures["activations"] = make_measure(0.31, pairs, fires=False)
-    measures["activations_permuted"] = make_measure(0.17, pairs, fires=False)
-    scales = {
-        scale: {
-            "lags": [low, high],
-            "used": [lag for lag in range(low, high + 1) if lag <= len(pairs) and pairs[lag - 1] >= MIN_PAIRS],
-        }
-        for scale, (low, high) in SCALES.items()
-    }
-    return {
-        "format": "tsae-temporal",
-        "version": 1,
-        "fingerprint": DIGEST,
-        "tokens": 90500,
-        "rows": 720,
-        "pairs": pairs,
-        "min_pairs": MIN_PAIRS,
-        "scales": scales,
-        "measures": measures,
-    }
-
-
-def make_measure(correlation: float, pairs: list[int], fires: bool = True) -> dict[str, Any]:
-    """The measures of one kind of codes."""
-    lags = np.arange(1, CONTEXT)
-    curve = correlation * (0.55 * np.exp(-(lags - 1) / 3) + 0.45 * np.exp(-(lags - 1) / 40))
-    known = [float(r) if n >= MIN_PAIRS else None for r, n in zip(curve, pairs, strict=True)]
-    tcs = {}
-    for scale, (low, high) in SCALES.items():
-        used = [r for r in known[low - 1 : high] if r is not None]
-        tcs[scale] = sum(used) / len(used) if used else None
-    return {
-        "latents": 2291,
-        "tokens": 90500,
-        "tcs": tcs,
-        "tcs_se": {"short": 0.0016, "medium": 0.0013, "long": 0.0011},
-        "tcs_binary": tcs if fires else dict.fromkeys(SCALES),
-        "autocorrelation": known,
-        "autocorrelation_firing_weighted": known if fires else [None] * len(known),
-        "slowness": 2 * (1 - correlation),
-        "fsm_support": 0.1 + 0.3 * correlation if fires else None,
-        "fsm_magnitude": 0.5 + 0.3 * correlation if fires else None,
-        "persistence": {d: known[int(d) - 1] if fires else None for d in ("1", "4", "16", "64")},
-        "smoothness": 0.2 - 0.1 * correlation,
-    }
-
-
-def flat(temporal: dict[str, Any] | None) -> dict[str, float | None]:
-    """The numbers of `temporal.json` that an evaluation repeats in `summary.json`."""
-    if temporal is None:
-        return {}
-    summary: dict[str, float | None] = {}
-    measures = temporal["measures"]
-    for null in ("", *NULLS):
-        measure = measures.get(null) or measures[f"codes_{null}" if null else "codes"]
-        suffix = f"_{null}" if null else ""
-        summary |= {f"tcs_{scale}{suffix}": measure["tcs"][scale] for scale in SCALES}
-        summary |= {f"{name}{suffix}": measure[name] for name in FLAT}
-    summary |= {f"tcs_{scale}_se": measures["codes"]["tcs_se"][scale] for scale in SCALES}
-    return summary
 
 
 def write_log(folder: Path, numbers: dict[str, Any], steps: int, seed: int) -> None:

@@ -31,7 +31,7 @@ def test_bought_and_cost_are_named_with_their_errors_nulls_and_both_l0(tmp_path:
     assert "; inputs permuted +0.020)" in text
     assert "It cost 2.3 points of explained variance and 1.0 ± 0.3 points of CE score." in text
     assert "L0 is 60.0 against 58.2." in text
-    assert "smoothness \u22120.005 (inputs permuted \u22120.003, lower is smoother)." in text
+    assert "smoothness \u22120.0046 ± 0.0004 (inputs permuted \u22120.0025, lower is smoother)" in text
     assert "order" not in text
     assert "spars" not in text
 

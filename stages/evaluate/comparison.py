@@ -1,0 +1,174 @@
+"""One tidy table of all evaluations of a profile: a row a variant, seed and metric.
+
+It repeats what the evaluations found and measures nothing. Intervals are 95 %: of probes those of the bootstrap over
+documents, of other metrics 1.96 standard errors to either side, as if they were normal.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pandas as pd
+
+from stages.evaluate.catalogue import CATALOGUE, PROBED, REFERENCES, of_level, of_probe
+from stages.evaluate.definition import BETTER, Definition
+from stages.evaluate.levels import levels_of
+from stages.evaluate.results import Result, read_results
+from stages.evaluate.standard_error import half_width
+from stages.evaluate.temporal import gain
+from store.files import readable_json, write_atomically
+
+COMPARISON = "comparison"
+"""The files' name without suffix."""
+BESIDE = {
+    "null_inputs_permuted": "codes_inputs_permuted",
+    "null_codes_permuted": "codes_permuted",
+    "untrained": "untrained",
+    "activations": "activations",
+}
+"""By column, the measure of `temporal.json` that a value is set against."""
+GAIN = ("codes", "codes_inputs_permuted", "untrained", "untrained_inputs_permuted")
+"""Measures that a gain is made of."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table. What does not exist is None; `catalogue.REFERENCES` says what stands beside a value."""
+
+    variant: str
+    """Name of the variant, or of an SAE that was not trained here."""
+    seed: int | None
+    """Of the training."""
+    run: str
+    """Path below the results folder."""
+    metric: str
+    """Its name in the catalogue."""
+    title: str
+    """What people call it."""
+    unit: str
+    """Of the value."""
+    better: str
+    """`higher`, `lower` or `neither`."""
+    value: float
+    """The number."""
+    standard_error: float | None
+    """With rows of text, or documents, as the sampling unit; of the evaluation, not of the training."""
+    low: float | None
+    """Lower end of the 95 % interval."""
+    high: float | None
+    """Upper end of it."""
+    null_inputs_permuted: float | None
+    """The same with the inputs permuted within documents."""
+    null_codes_permuted: float | None
+    """The same with the codes permuted within documents."""
+    untrained: float | None
+    """The same of an SAE that was only initialised."""
+    activations: float | None
+    """The same of the raw activations; of probes, with all their dimensions."""
+    majority: float | None
+    """Of probes, the accuracy of the most frequent class."""
+    gain: float | None
+    """Trained minus untrained, each less its null of permuted inputs."""
+    definition: str
+    """What the metric is."""
+
+
+def compare(results: Path) -> pd.DataFrame:
+    """Write the table of every evaluation below `results` there, as `comparison.parquet`, `.csv` and `.json`.
+
+    Equal evaluations give equal bytes; each file is replaced as a whole.
+
+    Raises:
+        Problem: an evaluation cannot be read.
+    """
+    entries = [asdict(entry) for result in read_results(results) for entry in entries_of(result)]
+    table = _frame(entries)
+    parquet = io.BytesIO()
+    table.to_parquet(parquet, index=False)
+    contents = {
+        "parquet": parquet.getvalue(),
+        "csv": table.to_csv(index=False, lineterminator="\n").encode(),
+        "json": readable_json(entries),
+    }
+    for suffix, content in contents.items():
+        write_atomically(results / f"{COMPARISON}.{suffix}", content)
+    return table
+
+
+def entries_of(result: Result) -> Iterator[Entry]:
+    """The rows of one evaluation, in the order of the catalogue; none for a metric that has no number."""
+    levels = [each for i in range(len(levels_of(result.summary))) for each in of_level(i)]
+    measures = (result.temporal or {}).get("measures", {})
+    for definition in (*CATALOGUE.values(), *levels):
+        if definition.path:
+            value = definition.at(measures.get("codes"))
+            beside = {column: definition.at(measures.get(measure)) for column, measure in BESIDE.items()}
+            beside["gain"] = gain_of(measures, definition)
+        else:
+            value, beside = result.summary.get(definition.name), {}
+        error = result.summary.get(f"{definition.name}_se")
+        if value is not None:
+            yield _entry(result, definition, value, error, _normal_interval(value, error), beside)
+    yield from _probes(result)
+
+
+def gain_of(measures: Mapping[str, Any], definition: Definition) -> float | None:
+    """Trained minus untrained, each less its null of permuted inputs; None where one of these has no number."""
+    found = [value for measure in GAIN if (value := definition.at(measures.get(measure))) is not None]
+    return gain(*found) if len(found) == len(GAIN) else None
+
+
+def _probes(result: Result) -> Iterator[Entry]:
+    """The rows of the probes."""
+    tasks = (result.probing or {}).get("tasks", {})
+    for task in PROBED:
+        scores = tasks.get(task, {}).get("scores", {"codes": {}})
+        for k, score in sorted(scores["codes"].items(), key=lambda item: int(item[0])):
+            beside = {
+                "untrained": scores["untrained"][k]["accuracy"],
+                "activations": scores["activations"]["all"]["accuracy"],
+                "majority": scores["majority"]["all"]["accuracy"],
+            }
+            interval, error = score["accuracy_interval"], score["accuracy_se"]
+            yield _entry(result, of_probe(task, int(k)), score["accuracy"], error, interval, beside)
+
+
+def _normal_interval(value: float, error: float | None) -> tuple[float | None, float | None]:
+    return (None, None) if error is None else (value - half_width(error), value + half_width(error))
+
+
+def _entry(
+    result: Result,
+    definition: Definition,
+    value: float,
+    error: float | None,
+    interval: Sequence[float | None],
+    beside: Mapping[str, float | None],
+) -> Entry:
+    low, high = interval
+    return Entry(
+        variant=result.variant,
+        seed=result.seed,
+        run=result.name,
+        metric=definition.name,
+        title=definition.title,
+        unit=definition.unit,
+        better=BETTER[definition.better],
+        value=value,
+        standard_error=error,
+        low=low,
+        high=high,
+        definition=definition.text,
+        **{column: beside.get(column) for column in REFERENCES},
+    )
+
+
+def _frame(entries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The rows with the same types however few there are."""
+    types = get_type_hints(Entry)
+    names = {str: "string", int | None: "Int64"}
+    return pd.DataFrame(entries, columns=list(types)).astype({c: names.get(t, "float64") for c, t in types.items()})

@@ -1,0 +1,121 @@
+"""What the evaluations of a profile left behind, as comparisons and the report read it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from stages.sae.architecture import PartsRow
+from store.problem import Problem
+
+CORE, SUMMARY, TEMPORAL, PROBING = "core.json", "summary.json", "temporal.json", "probing.json"
+"""Files of an evaluation; `CORE` is written last."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The evaluation of one run."""
+
+    name: str
+    """Path below the results folder: `topk/seed0`."""
+    summary: Mapping[str, float | None]
+    """`summary.json`."""
+    core: Mapping[str, Any]
+    """`core.json` without the metrics of single latents."""
+    temporal: Mapping[str, Any] | None
+    """`temporal.json`; None for an evaluation that did not measure it."""
+    probing: Mapping[str, Any] | None
+    """`probing.json`; None for an evaluation without probes."""
+
+    @property
+    def variant(self) -> str:
+        """Name of the variant: `warmup2000`, or `warmup2000+no-temporal` for a control of it."""
+        return str(self.core["sae_lens_release_id"])
+
+    @property
+    def seed(self) -> int | None:
+        """Of the training; None for an SAE that was not trained here."""
+        number = str(self.core["sae_lens_id"]).removeprefix("seed")
+        return int(number) if number.isdigit() else None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was run on what, as the evaluation recorded it."""
+        facts: dict[str, Any] = self.core["eval_result_unstructured"]
+        return facts
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The variant's row as it was trained; empty for an SAE that was not trained here."""
+        row: dict[str, Any] = self.facts["training"].get("row", {})
+        return row
+
+    @property
+    def setting(self) -> tuple[int | None, float, str, int | None]:
+        """Seed, planned steps, store and layer: runs are compared with runs that have the same ones."""
+        return self.seed, self.number("steps_planned"), self.facts["store"]["root"], self.facts["training"].get("layer")
+
+    @property
+    def k(self) -> int | None:
+        """Latents that a sparsifier keeps a token; None where it is not given by a number."""
+        k: int | None = self.facts["training"].get("k")
+        return k
+
+    @property
+    def uses_order(self) -> bool:
+        """Whether the variant's objective or architecture uses the order of the tokens."""
+        objective = self.row.get("objective", {})
+        parts = TypeAdapter(PartsRow).validate_python(self.row.get("parts") or {})
+        return bool(objective.get("temporal") or objective.get("contrast") or parts.ordered)
+
+    @property
+    def per_token(self) -> bool:
+        """Whether it is an SAE of single tokens, trained here for its own sake: no control."""
+        return bool(self.row) and not self.uses_order and "+" not in self.variant
+
+    def number(self, name: str) -> float:
+        """A number of the summary; NaN where it does not exist."""
+        value = self.summary.get(name)
+        return math.nan if value is None else float(value)
+
+
+def read_results(folder: Path) -> list[Result]:
+    """Every finished evaluation below `folder`, by name.
+
+    Raises:
+        Problem: one cannot be read, or its files are of different evaluations.
+    """
+    return [_read(path.parent, path.parent.relative_to(folder)) for path in sorted(folder.rglob(CORE))]
+
+
+def _read(folder: Path, name: Path) -> Result:
+    try:
+        core, summary = (_json(folder / file) for file in (CORE, SUMMARY))
+        temporal, probing = (_json(folder / file) if (folder / file).exists() else None for file in (TEMPORAL, PROBING))
+    except (OSError, ValueError) as error:
+        raise Problem(
+            "This evaluation cannot be read.", where=folder, found=error, do="evaluate the run again"
+        ) from error
+    core.pop("eval_result_details", None)
+    fingerprint = core["eval_result_unstructured"]["fingerprint"]
+    for file, content in ((TEMPORAL, temporal), (PROBING, probing)):
+        if content is not None and content["fingerprint"] != fingerprint:
+            raise Problem(
+                f"{CORE} and {file} are of two evaluations.",
+                where=folder,
+                expected=f"fingerprint {fingerprint}",
+                found=content["fingerprint"],
+                do="evaluate the run again",
+            )
+    return Result(name.as_posix(), summary, core, temporal, probing)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

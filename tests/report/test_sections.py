@@ -1,0 +1,124 @@
+"""Sections of the page, without its figures: equal sparsity, patterns, probes, claims, terms."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.report.contrast import comparisons
+from stages.report.evaluated_run import read_runs
+from stages.report.page import make_page
+from stages.report.pattern_figures import patterns
+from stages.report.probing_figures import probes
+from tests.report.samples import write_sample
+from tests.report.test_report import References
+from tests.report.test_verdict import CONTROL, VARIANT
+
+FIGURES = ("contrast", "matched", "comparison", "temporal", "patterns", "probing", "training", "loss")
+NEW = ("At equal sparsity", "What few latents tell", "How long latents stay active", "What was reported")
+RUNS: dict[str, dict[str, Any]] = {
+    "topk/seed0": {"autocorrelation": 0.15, "l0": 58.0, "row": {"reported": "0 steps & <nothing>"}},
+    "warmup/seed0": VARIANT,
+    "warmup+no-temporal/seed0": {**CONTROL, "row": {"reported": "not of a control"}},
+}
+
+
+def page_of(results: Path, runs: Path) -> str:
+    found = read_runs(results, runs)
+    text = make_page(found, comparisons(found), {section: [] for section in FIGURES})
+    parser = References()
+    parser.feed(text)
+    assert not parser.open and not parser.scripts and not parser.found
+    return text
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return page_of(*write_sample(tmp_path_factory.mktemp("sections"), RUNS))
+
+
+def section(page: str, title: str) -> str:
+    """From its heading to the next of the same rank."""
+    head, _, rest = page.partition(f">{title}")
+    assert rest, title
+    return rest.partition(head[head.rindex("<h") :][:3])[0]
+
+
+def test_a_verdict_at_equal_sparsity_stands_above_and_its_table_below(page: str) -> None:
+    sentence = "Against per-token SAEs at its L0 of 60.0 (topk), warmup is better in"
+    assert page.index(sentence) < page.index("What the temporal parts bought and cost")
+    table = section(page, "At equal sparsity")
+    assert sentence in table
+    assert "<small>better</small>" in table and "<small>no error known</small>" in table
+    assert "topk, L0 58.0" in table
+    assert "\u22120.0458 to \u22120.0342" in table  # CE score: 0.93 - 0.97 and 1.96 times the error of two runs
+
+
+def test_patterns_stand_beside_their_nulls_references_and_gains(page: str) -> None:
+    lifetimes = section(page, "How long latents stay active")
+    assert '<th scope="col">Lifetime against chance</th>' in lifetimes
+    # Of warmup: 1 + 0.206, and shares of 0.206 in the nulls, as in the sample.
+    expected = [1.206, 1 + 0.55 * 0.206, 1.103, 1 + 0.9 * 0.206]
+    cell = "".join(f"<small>{value:.4f}</small>" for value in expected)
+    assert f"{cell}<small>—</small><small>+0.0103</small>" in lifetimes  # 0.45 - 0.4 of 0.206; no activations
+    transitions = section(page, "What ends of sentences and documents do").partition("<details>")[0]
+    assert "raw activations" not in transitions  # they have no firings
+    assert "206,000" in transitions
+
+
+def test_probes_stand_beside_an_untrained_sae_and_a_question_that_was_not_asked_says_why(page: str) -> None:
+    probing = section(page, "What few latents tell")
+    assert "0.731 ± 0.030<small>untrained 0.425</small>" in probing  # 0.5 + 0.206 + 0.005 * 5
+    assert ">0.900<" in probing and ">0.220<" in probing
+    assert "243 examples of 2 classes in 243 documents" in probing
+    assert "The word. Not asked: spaCy is not there." in probing
+
+
+def test_claims_of_sources_stand_beside_what_came_out(page: str) -> None:
+    claims = section(page, "What was reported")
+    assert "0 steps &amp; &lt;nothing&gt;<small>Gao et al. 2024" in claims
+    assert "4,000 of 4,000" in claims and "0.8500" in claims and "58.0" in claims
+    assert "not of a control" not in claims and "warmup" not in claims
+
+
+def test_terms_are_the_catalogue_with_families_in_one_entry(page: str) -> None:
+    terms = section(page, "How to read the numbers")
+    assert "<dt>TCS short, TCS medium, TCS long</dt>" in terms
+    for title in ("Explained variance", "Lifetime against chance", "Inputs permuted", "Gain", "Most frequent class"):
+        assert terms.count(f"<dt>{title}</dt>") == 1
+
+
+def test_an_older_evaluation_has_no_such_sections_and_is_a_page(tmp_path: Path) -> None:
+    results, runs = write_sample(tmp_path, {"topk/seed0": {"autocorrelation": 0.15}, "warmup/seed0": VARIANT})
+    for path in results.rglob("temporal.json"):
+        temporal = json.loads(path.read_text())
+        for measure in temporal["measures"].values():
+            del measure["patterns"]
+        path.write_text(json.dumps({**temporal, "version": 1}))
+        (path.parent / "probing.json").unlink()
+    text = page_of(results, runs)
+    assert [title for title in NEW if title in text] == ["At equal sparsity"]
+    assert "<dt>TCS short" in text and "<dt>Lifetime" not in text and "<dt>Most frequent class" not in text
+    found = read_runs(results, runs)
+    assert not patterns(found) and not probes(found)
+
+
+def test_a_page_of_per_token_saes_compares_nothing_with_controls(tmp_path: Path) -> None:
+    text = page_of(*write_sample(tmp_path, {"topk/seed0": {}}))
+    assert not any(title in text for title in NEW)
+
+
+def test_variants_without_controls_share_a_sentence(tmp_path: Path) -> None:
+    text = page_of(*write_sample(tmp_path, {"warmup/seed0": VARIANT, "warmup2/seed0": VARIANT}))
+    assert "What the temporal parts of warmup and warmup2 bought is not known" in text
+    assert "<code>pipeline train --variant NAME+no-temporal</code>" in text
+
+
+def test_figures_of_patterns_and_probes(tmp_path: Path) -> None:
+    found = read_runs(*write_sample(tmp_path, {"topk/seed0": {"autocorrelation": 0.15}}))
+    assert [picture.name for picture in patterns(found)] == ["lifetimes", "turnover"]
+    names = [picture.name for picture in probes(found)]
+    assert names == ["probe_semantics", "probe_semantics_mean", "probe_context"]  # syntax was not asked
