@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from stages.evaluate.versions import TEMPORAL, fingerprint
 from store.problem import Problem
 
 
@@ -112,11 +113,12 @@ def _read_run(folder: Path, name: Path, label: str | None, runs: Path) -> Evalua
             "This evaluation cannot be read.", where=folder, found=error, do="evaluate the run again"
         ) from error
     core.pop("eval_result_details", None)
-    if temporal is not None and temporal["fingerprint"] != core["eval_result_unstructured"]["fingerprint"]:
+    expected = fingerprint(TEMPORAL, core["eval_result_unstructured"].get("decided", {}))
+    if temporal is not None and temporal["fingerprint"] != expected:
         raise Problem(
-            "core.json and temporal.json are of two evaluations.",
+            "core.json and temporal.json are of two evaluations, or of an older version.",
             where=folder,
-            expected=f"fingerprint {core['eval_result_unstructured']['fingerprint']}",
+            expected=f"fingerprint {expected}",
             found=temporal["fingerprint"],
             do="evaluate the run again",
         )

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from stages.evaluate.versions import TEMPORAL, fingerprint
+
 DIGEST = "0123456789abcdef" * 4
+DECIDED = {"run": DIGEST}
 CONTEXT = 128
 MIN_PAIRS = 1000
 SCALES = {"short": (1, 4), "medium": (5, 16), "long": (17, 127)}
@@ -60,7 +63,7 @@ def write_result(folder: Path, name: str, numbers: dict[str, Any], steps: int) -
         },
         "eval_result_details": [{"index": 0}],
         "eval_result_unstructured": {
-            "fingerprint": DIGEST,
+            "decided": DECIDED,
             "tokens": {"reconstruction": 10160, "sparsity_variance": 95123},
             "language_model": {"name": "google/gemma-3-270m", "dtype": "bfloat16", "attention": "sdpa"},
             "store": {
@@ -139,7 +142,7 @@ def make_temporal(correlation: float | None) -> dict[str, Any] | None:
     return {
         "format": "tsae-temporal",
         "version": 1,
-        "fingerprint": DIGEST,
+        "fingerprint": fingerprint(TEMPORAL, DECIDED),
         "tokens": 90500,
         "rows": 720,
         "pairs": pairs,
