@@ -1,8 +1,8 @@
 """Trained and evaluated rows of the table of variants, each one small JSON in `bench/results/rows/`.
 
 A row is measured again where its code, parameters or store have changed: its fingerprint is that of its training, and
-evaluations carry a version. A row that was interrupted goes on where its training stopped. Tables are built from
-these files alone.
+the files of its evaluation carry versions, of which those that are current are kept. A row that was interrupted goes
+on where its training stopped. Tables are built from these files alone.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pipeline import console
 from pipeline.params import Profile, read_params
 from pipeline.paths import Project, suffix_of
 from pipeline.train import layers_of
-from stages.evaluate.results import TEMPORAL
-from stages.evaluate.run import METRICS_VERSION, evaluate
+from stages.evaluate.run import evaluate
+from stages.evaluate.versions import TEMPORAL, VERSIONS
 from stages.sae.table import find_variant, load_variants
 from stages.train.config import make_config
 from stages.train.loop import train
@@ -79,7 +79,7 @@ def fill(jobs: Sequence[tuple[str, int]], minutes: float) -> None:
         config = make_config(row, profile.train, seed=seed, steps=STEPS)
         run = Run.of(config, opened, layers_of(row, profile, opened)[-1], Path())
         path, present = row_path(variant, seed), read_row(row_path(variant, seed))
-        if (present.get("fingerprint"), present.get("metrics_version")) == (run.identity, METRICS_VERSION):
+        if (present.get("fingerprint"), present.get("metrics_versions")) == (run.identity, VERSIONS):
             continue
         if (time.monotonic() - begun + longest) / 60 > minutes:
             print(f"no time left for {path.name}")
@@ -105,7 +105,7 @@ def measure(run: Run, profile: Profile) -> dict[str, Any]:
         "variant": config.variant.name,
         "seed": config.seed,
         "fingerprint": run.identity,
-        "metrics_version": METRICS_VERSION,
+        "metrics_versions": VERSIONS,
         "store_root": run.store.root,
         "layer": run.layer,
         "batch_rows": config.batch_rows,

@@ -80,11 +80,18 @@ def evaluate(
     profile: ProfileFlag = None,
     store: StoreFlag = None,
     model: ModelFlag = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(help="Measure SAEBench's metrics on this text, packed as SAEBench packs it, without a store."),
+    ] = None,
 ) -> None:
-    """Stage 3: SAEBench core metrics on heldout documents."""
-    from pipeline.evaluate import run
+    """Stage 3: SAEBench core metrics, temporal metrics and probes on heldout documents."""
+    from pipeline.evaluate import run, run_on_text
 
-    run(profile, runs or [], store, model)
+    if text is None:
+        run(profile, runs or [], store, model)
+    else:
+        run_on_text(profile, runs or [], store, model, text)
 
 
 @app.command()

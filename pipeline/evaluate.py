@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import console
 from pipeline.params import Profile, read_params, with_model
 from pipeline.paths import Project
+from stages.language_model.config import CorpusConfig
 from store.files import write_json
+from store.problem import Problem
+
+if TYPE_CHECKING:
+    from stages.evaluate.output import EvaluationResult
 
 
 def run(name: str | None, runs: Sequence[Path], folder: str | None, model: str | None) -> None:
@@ -19,10 +25,7 @@ def run(name: str | None, runs: Sequence[Path], folder: str | None, model: str |
     from stages.evaluate.comparison import COMPARISON, compare
     from stages.evaluate.run import evaluate
 
-    project = Project.here()
-    params = read_params(project.root)
-    profile = with_model(params.named(name), model)
-    asked = [project.run(profile, v, s) for v in params.run.variants for s in params.run.seeds]
+    project, profile, asked = _asked(name, model)
     runs = runs or asked
     outs = [results_of(project, profile, run) for run in runs]
     with console.progress() as progress:
@@ -35,12 +38,51 @@ def run(name: str | None, runs: Sequence[Path], folder: str | None, model: str |
         )
     if runs == asked:
         write_json(project.metrics(profile), {result.name: result.summary for result in results})
-    for out, result in zip(outs, results, strict=True):
-        print(f"{project.show(out)}: {result.did}")
-        console.print_facts(result.facts())
+    _print(project, outs, results)
     table = compare(project.evaluations(profile))
     files = project.show(project.evaluations(profile) / COMPARISON)
     print(f"{files}.parquet, .csv and .json: {table['run'].nunique()} runs, {len(table):,} rows")
+
+
+def run_on_text(name: str | None, runs: Sequence[Path], folder: str | None, model: str | None, text: Path) -> None:
+    """Evaluate them on a text as SAEBench does; no store is read."""
+    from stages.evaluate.on_text import evaluate_on_text
+
+    if folder is not None:
+        raise Problem(
+            "Rows come from a text or from a store.",
+            expected="--text or --store",
+            found="both",
+            do="leave one of them out",
+            usage=True,
+        )
+    project, profile, asked = _asked(name, model)
+    outs = [results_of(project, profile, run) for run in runs or asked]
+    source = CorpusConfig(str(text.absolute()), profile.corpus.text_column)
+    with console.progress() as progress:
+        results = evaluate_on_text(
+            list(zip(runs or asked, outs, strict=True)),
+            source,
+            profile.harvest.context,
+            profile.model,
+            profile.evaluate,
+            progress=progress,
+        )
+    _print(project, outs, results)
+
+
+def _asked(name: str | None, model: str | None) -> tuple[Project, Profile, list[Path]]:
+    """The project, the profile, and the runs that params.yaml asks for."""
+    project = Project.here()
+    params = read_params(project.root)
+    profile = with_model(params.named(name), model)
+    return project, profile, [project.run(profile, v, s) for v in params.run.variants for s in params.run.seeds]
+
+
+def _print(project: Project, outs: Sequence[Path], results: Sequence[EvaluationResult]) -> None:
+    for out, result in zip(outs, results, strict=True):
+        print(f"{project.show(out)}: {result.did}")
+        console.print_facts(result.facts())
 
 
 def results_of(project: Project, profile: Profile, path: Path) -> Path:

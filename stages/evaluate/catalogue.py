@@ -40,6 +40,20 @@ RECONSTRUCTION = (
         1,
         "SAEBench's explained_variance_legacy, the mean over tokens of 1 - ‖x - x̂‖² / ‖x - mean of the batch‖².",
     ),
+    Definition(
+        "explained_variance_saelens",
+        "Explained variance, SAELens",
+        "1",
+        1,
+        "SAELens 6.54's explained_variance: the centred one, but 1 or 0 where all inputs are equal.",
+    ),
+    Definition(
+        "mse_saelens",
+        "Squared error, SAELens",
+        "squared activations",
+        -1,
+        "SAELens 6.54's mse: mean of ‖x - x̂‖² over kept tokens; SAEBench's is the mean over batches.",
+    ),
     Definition("cossim", "Cosine", "1", 1, "Mean cosine between activations and their reconstructions."),
     Definition(
         "l2_ratio", "Norm ratio", "1", 0, "Mean norm of reconstructions over that of activations: below 1 they shrink."
@@ -60,6 +74,13 @@ SPARSITY = (
         "latents a token",
         0,
         "Codes a token that are not 0: more than L0 where they are dense by construction.",
+    ),
+    Definition(
+        "l1_saelens",
+        "L1, SAELens",
+        "activations",
+        0,
+        "SAELens 6.54's l1: mean over kept tokens of the sum of |codes|; SAEBench sums codes with their sign.",
     ),
     Definition("dead_latents", "Dead latents", "latents", 0, "Latents that were active at no heldout token."),
 )

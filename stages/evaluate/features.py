@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,8 +32,8 @@ def latent_metrics(sae: SAE, variance: Variance) -> dict[str, Float[Tensor, " d_
     encoder, decoder = sae.W_enc.T, sae.W_dec
     norms = encoder.norm(dim=1)
     return {
-        "feature_density": variance.density,
-        "consistent_activation_heuristic": variance.consistency,
+        "feature_density": variance.firings.positive.tokens / variance.tokens,
+        "consistent_activation_heuristic": variance.firings.positive.consistency,
         "encoder_bias": sae.b_enc,
         "encoder_norm": norms,
         "encoder_decoder_cosine_sim": (encoder * decoder).sum(dim=1) / (norms * decoder.norm(dim=1)),
@@ -40,7 +42,19 @@ def latent_metrics(sae: SAE, variance: Variance) -> dict[str, Float[Tensor, " d_
     }
 
 
-def misc_metrics(latents: dict[str, Float[Tensor, " d_sae"]]) -> dict[str, float]:
+def other_latent_metrics(variance: Variance) -> dict[str, Float[Tensor, " d_sae"]]:
+    """Those of SAELens and our own that are not SAEBench's, as far as an SAE makes them differ."""
+    positive, nonzero, events = variance.firings
+    found = {}
+    if not torch.equal(nonzero.tokens, positive.tokens):
+        found["feature_density_saelens"] = nonzero.tokens / variance.tokens
+        found["consistent_activation_heuristic_saelens"] = nonzero.consistency
+    if not torch.equal(events.tokens, positive.tokens):
+        found["event_density"] = events.tokens / variance.tokens
+    return found
+
+
+def misc_metrics(latents: Mapping[str, Float[Tensor, " d_sae"]]) -> dict[str, float]:
     """SAEBench's summary of `latent_metrics`. Thresholds are strict and compare in float32, as there."""
     density = latents["feature_density"].float()
     total = float(density.sum())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.evaluate.subject import Subject
+from stages.evaluate.subject import Subject, base_name
 from stages.evaluate.trained_run import TrainedRun
 from stages.sae.architecture import SparsifierRow
 from stages.sae.build import Blueprint
@@ -40,9 +40,18 @@ def read_subject(path: Path, store: ActivationStore) -> Subject:
     Raises:
         Problem: it cannot be read, or does not belong to the store.
     """
-    subject = ForeignSAE.read(path, store) if is_foreign(path) else TrainedRun.read(path)
+    subject = read_without_store(path, tuple(store.layers))
     subject.check_store(store)
     return subject
+
+
+def read_without_store(path: Path, layers: Sequence[int] = ()) -> Subject:
+    """The same, of whatever model. An SAE that does not say which layer it reads is of the only one of `layers`.
+
+    Raises:
+        Problem: it cannot be read.
+    """
+    return ForeignSAE.read(path, layers) if is_foreign(path) else TrainedRun.read(path)
 
 
 def foreign_name(path: Path) -> str:
@@ -65,8 +74,8 @@ class ForeignSAE(Subject):
     """What the files hold."""
 
     @classmethod
-    def read(cls, path: Path, store: ActivationStore) -> ForeignSAE:
-        """Read what its files say of it; where they do not name the layer, it is the store's only one.
+    def read(cls, path: Path, layers: Sequence[int]) -> ForeignSAE:
+        """Read what its files say of it; where they do not name the layer, it is the only one of `layers`.
 
         Raises:
             Problem: the SAE cannot be read, or its layer is unknown.
@@ -74,10 +83,10 @@ class ForeignSAE(Subject):
         if path.suffix == ".npz":
             config, files = {}, [path]
             found = LAYER_FOLDER.findall(str(path.resolve()))  # the nearest folder counts
-            layer = int(found[-1]) if found else _only_layer(path, store)
+            layer = int(found[-1]) if found else _only_layer(path, layers)
         else:
             config, files = _config(path / CONFIG), [path / CONFIG, path / WEIGHTS]
-            layer = _layer(config, path, store)
+            layer = _layer(config, path, layers)
         sae = load_gemma_scope(path) if path.suffix == ".npz" else load(path)
         facts = {
             "d_in": sae.d_in,
@@ -107,7 +116,7 @@ class ForeignSAE(Subject):
 
     def check_store(self, store: ActivationStore) -> None:
         recorded, named = store.request["model"]["name"], self.facts["model_name"]
-        if named is not None and _base(named) != _base(recorded):
+        if named is not None and base_name(named) != base_name(recorded):
             raise Problem(
                 "This SAE is of another language model than the activation store.",
                 where=self.path,
@@ -163,10 +172,10 @@ def _named(config: Mapping[str, Any], key: str) -> str | None:
     return None if value is None else str(value)
 
 
-def _layer(config: Mapping[str, Any], path: Path, store: ActivationStore) -> int:
+def _layer(config: Mapping[str, Any], path: Path, layers: Sequence[int]) -> int:
     hook = _named(config, "hook_name")
     if hook is None:
-        return _only_layer(path, store)
+        return _only_layer(path, layers)
     found = HOOK.fullmatch(hook)
     if found is None or hook.startswith("blocks.0.hook_resid_pre"):
         raise Problem(
@@ -178,16 +187,13 @@ def _layer(config: Mapping[str, Any], path: Path, store: ActivationStore) -> int
     return int(found.group(1)) - (found.group(2) == "pre")
 
 
-def _only_layer(path: Path, store: ActivationStore) -> int:
-    if len(store.layers) > 1:
+def _only_layer(path: Path, layers: Sequence[int]) -> int:
+    if len(layers) != 1:
+        there = f", and a store with layers {', '.join(map(str, sorted(layers)))}" if layers else ""
         raise Problem(
             "Nothing says which layer this SAE reads.",
             where=path,
             expected="hook_name in cfg.json, or a folder layer_N above params.npz",
-            found=f"neither, and a store with layers {', '.join(map(str, sorted(store.layers)))}",
+            found=f"neither{there}",
         )
-    return next(iter(store.layers))
-
-
-def _base(name: str) -> str:
-    return name.rsplit("/", 1)[-1].lower()
+    return layers[0]

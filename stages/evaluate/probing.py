@@ -20,8 +20,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from stages.evaluate import probe_tasks
+from stages.evaluate.batches import Batches
 from stages.evaluate.catalogue import SUMMARY_K
-from stages.evaluate.heldout import HeldoutBatches
 from stages.evaluate.part_of_speech import tagger_version
 from stages.evaluate.probe_tasks import DEFINITIONS, Task, make_tasks
 from stages.evaluate.sparse_probe import KS, RESAMPLES, Features, Score, majority, probe_all, probe_latents
@@ -103,7 +103,7 @@ def probe(
     store: ActivationStore,
     layer: int,
     tokenizer: PreTrainedTokenizerBase,
-    batches: HeldoutBatches,
+    batches: Batches,
     progress: Progress = SILENT,
 ) -> dict[str, Probing]:
     """Probe the codes of SAEs of one layer; by name, the scores of each.
@@ -114,7 +114,7 @@ def probe(
     """
     device = next(iter(saes.values())).W_dec.device
     mean = normalisation_of(store, layer).mean.to(device, torch.float32)
-    fresh = references(blueprints.values(), store, layer, batches.variance[0], device)
+    fresh = references((blueprints[name] for name in saes), store, layer, batches.variance[0], device)
     progress.start("probes", 1 + len(fresh) + len(saes), "signals")
     tasks = make_tasks(store, tokenizer)
     asked = {name: task for name, task in tasks.items() if task.reason is None}

@@ -11,11 +11,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from stages.evaluate.versions import CORE, PROBING, SUMMARY, TEMPORAL, fingerprint
 from stages.sae.architecture import PartsRow
 from store.problem import Problem
-
-CORE, SUMMARY, TEMPORAL, PROBING = "core.json", "summary.json", "temporal.json", "probing.json"
-"""Files of an evaluation; `CORE` is written last."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +101,13 @@ def _read(folder: Path, name: Path) -> Result:
             "This evaluation cannot be read.", where=folder, found=error, do="evaluate the run again"
         ) from error
     core.pop("eval_result_details", None)
-    fingerprint = core["eval_result_unstructured"]["fingerprint"]
+    decided = core["eval_result_unstructured"].get("decided", {})
     for file, content in ((TEMPORAL, temporal), (PROBING, probing)):
-        if content is not None and content["fingerprint"] != fingerprint:
+        if content is not None and content["fingerprint"] != (expected := fingerprint(file, decided)):
             raise Problem(
-                f"{CORE} and {file} are of two evaluations.",
+                f"{CORE} and {file} are of two evaluations, or of an older version.",
                 where=folder,
-                expected=f"fingerprint {fingerprint}",
+                expected=f"fingerprint {expected}",
                 found=content["fingerprint"],
                 do="evaluate the run again",
             )

@@ -7,7 +7,7 @@ time: float32 logits of 16 x 128 positions of a vocabulary of 262,144 would be 2
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from stages.evaluate.rows import Rows
 from stages.evaluate.standard_error import ratio_standard_error
 from stages.language_model.splice import Splice
 from stages.sae.model import SAE
-from store import ActivationStore
 from store.progress import SILENT, Progress
 
 CLEAN = "clean pass"
@@ -106,23 +106,26 @@ def final_states(
     saes: Mapping[str, SAE],
     tokens: Int[Tensor, "batch seq"],
     document: Int[Tensor, "batch seq"],
+    without_documents: Container[str] = (),
 ) -> dict[str, Float[Tensor, "kept d"]]:
     """Final hidden states at kept positions: of the clean pass, of the zero ablation and of every SAE.
 
     An SAE replaces the residual stream at kept positions only; the ablation zeroes it at every position
-    (SAEBench with `exclude_special_tokens_from_reconstruction`).
+    (SAEBench with `exclude_special_tokens_from_reconstruction`). SAEs `without_documents` read rows as SAEBench passes
+    them.
     """
     keep = document >= 0
     clean = splice.resid(tokens)
 
-    def reconstructed(sae: SAE) -> Float[Tensor, "batch seq d"]:
-        output = sae.decode(sae.encode(clean.float(), segments=document))
+    def reconstructed(sae: SAE, segments: Int[Tensor, "batch seq"] | None) -> Float[Tensor, "batch seq d"]:
+        output = sae.decode(sae.encode(clean.float(), segments=segments))
         return torch.where(keep[..., None], output.to(clean.dtype), clean)
 
     states = {CLEAN: splice.tail(clean, tokens)[keep]}
     states[ABLATION] = splice.tail(torch.zeros_like(clean), tokens)[keep]
     for name, sae in saes.items():
-        states[name] = splice.tail(reconstructed(sae), tokens)[keep]
+        segments = None if name in without_documents else document
+        states[name] = splice.tail(reconstructed(sae, segments), tokens)[keep]
     return states
 
 
@@ -179,22 +182,26 @@ class Comparison:
 def reconstruction(
     saes: Mapping[str, SAE],
     splice: Splice,
-    store: ActivationStore,
+    source: Rows,
     batches: Sequence[np.ndarray],
     progress: Progress = SILENT,
+    without_documents: Container[str] = (),
 ) -> dict[str, Splicing]:
-    """Run `batches` of rows through the language model with every SAE spliced in; by name, the metrics."""
+    """Run `batches` of rows through the language model with every SAE spliced in; by name, the metrics.
+
+    SAEs `without_documents` get rows as SAEBench passes them: each is one document with BOS at position 0.
+    """
     device = next(iter(saes.values())).W_dec.device
     meter = SplicingMeter()
     compare = Comparison(splice)
     progress.start("cross-entropy and KL", len(batches), "batches")
     for rows in batches:
-        tokens = torch.as_tensor(store.tokens(rows)).to(device).long()
-        document = torch.as_tensor(store.document(rows)).to(device)
+        tokens = torch.as_tensor(source.tokens(rows)).to(device).long()
+        document = torch.as_tensor(source.document(rows)).to(device)
         keep = document >= 0
         if bool(keep.any()):
             targets = tokens.roll(-1, dims=1)[keep]
-            states = final_states(splice, saes, tokens, document)
+            states = final_states(splice, saes, tokens, document, without_documents)
             meter.add(compare(states, targets), keep)
         progress.advance(1)
     return {name: meter.finish(name) for name in saes}

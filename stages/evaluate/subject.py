@@ -6,16 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stages.language_model.model import LanguageModel
 from stages.sae.build import Blueprint
 from stages.sae.model import SAE
 from store import ActivationStore
+from store.problem import Problem
 
 
 class Subject(ABC):
     """An SAE on disk that reads one layer of a store."""
 
     facts: Mapping[str, Any]
-    """What is known of its making; steps and tokens only of a training of this package."""
+    """What is known of its making: `d_in`, `model_name` where its files say it; steps and tokens only of a training of
+    this package."""
     sae_config: Mapping[str, Any]
     """`cfg.json` in SAELens's format; empty where there is none."""
 
@@ -44,6 +47,25 @@ class Subject(ABC):
     def check_store(self, store: ActivationStore) -> None:
         """A Problem unless it belongs to a layer of this store."""
 
+    def check_model(self, lm: LanguageModel) -> None:
+        """A Problem unless it reads a layer of a model of this name and width."""
+        named = self.facts["model_name"]
+        if named is not None and base_name(named) != base_name(lm.name):
+            raise Problem(
+                f"{self.name} is of another language model.",
+                expected=lm.name,
+                found=named,
+                do="name its model with --model, or a profile of it with --profile",
+            )
+        if self.layer >= lm.n_layers or self.facts["d_in"] != lm.d_model:
+            raise Problem(
+                f"{self.name} reads activations that this language model does not have.",
+                where=lm.name,
+                expected=f"one of {lm.n_layers} layers of width {lm.d_model}",
+                found=f"layer {self.layer} of width {self.facts['d_in']}",
+                do="name its model with --model, or a profile of it with --profile",
+            )
+
     @property
     @abstractmethod
     def levels(self) -> Sequence[int]:
@@ -56,3 +78,8 @@ class Subject(ABC):
     @abstractmethod
     def load(self) -> SAE:
         """The SAE, working on raw activations."""
+
+
+def base_name(model: str) -> str:
+    """A model's name without its owner, as names in different places have it."""
+    return model.rsplit("/", 1)[-1].lower()

@@ -112,7 +112,7 @@ def temporal(
     nothing is known of sentences.
     """
     device = next(iter(saes.values())).W_dec.device
-    fresh = references(blueprints.values(), store, layer, batches[0], device)
+    fresh = references((blueprints[name] for name in saes), store, layer, batches[0], device)
     fresh_firings = count_firings(fresh, store, layer, batches, progress)
     lags = Lags.of([Segments(store.document(rows), device).pairs for rows in batches])
     levels = levels or {}

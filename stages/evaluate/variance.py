@@ -1,4 +1,4 @@
-"""Sparsity and variance metrics on stored activations: SAEBench 0.6.0's definitions, and the centred one.
+"""Sparsity and variance metrics on activations: SAEBench 0.6.0's definitions, SAELens 6.54's, and our own.
 
 Streaming: sums over tokens are float64, nothing is kept per token. What depends on the inputs alone is
 computed once a batch, however many SAEs are evaluated.
@@ -7,7 +7,7 @@ computed once a batch, however many SAEs are evaluated.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +15,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from stages.evaluate.firings import FiringsByDefinition
+from stages.evaluate.rows import Rows
 from stages.sae.model import SAE
 from stages.sae.objective_row import spans_of
-from store import ActivationStore
 from store.progress import SILENT, Progress
 
 SMALL_NORM = 1e-4
 """SAEBench divides by 1 where a token's norm is below this."""
+SMALL_VARIANCE = 1e-10
+"""SAELens's explained variance is 1 or 0 where the variance of the inputs is below this."""
 
 
 class Inputs:
@@ -73,8 +76,7 @@ class VarianceMeter:
         self.sums: dict[str, float] = {}
         self.bias: list[float] = []
         self.batch_residual: list[float] = []
-        self.fired_tokens = torch.zeros(d_sae, dtype=torch.float64)
-        self.fired_rows = torch.zeros(d_sae, dtype=torch.float64)
+        self.firings = FiringsByDefinition.none(d_sae)
 
     def add(
         self,
@@ -83,7 +85,8 @@ class VarianceMeter:
         events: Float[Tensor, "batch seq d_sae"],
         output: Float[Tensor, "batch seq d"],
     ) -> None:
-        """Count one batch: `codes`, their `events` and `output` are the SAE's, for every position of the batch."""
+        """Count one batch: `codes`, their `events` (the same tensor where codes are events) and `output` are the
+        SAE's, for every position of the batch."""
         x, y, kept_codes = inputs.x, output[inputs.keep], codes[inputs.keep]
         y_norm = y.norm(dim=-1)
         product = (x * y).sum(dim=-1)
@@ -95,10 +98,11 @@ class VarianceMeter:
             "l0": (kept_codes != 0).sum(dim=-1),
             "l0_events": (events[inputs.keep] > 0).sum(dim=-1),
             "l1": kept_codes.sum(dim=-1),
+            "l1_saelens": kept_codes.abs().sum(dim=-1),
             "mse": residual / inputs.tokens,
+            "mse_saelens": residual,
             "cossim": product / (inputs.norm * y_norm),
             "explained_variance_legacy": 1 - residual / inputs.centred_squares,
-            "residual": residual,
         }
         for name, values in per_token.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(values.double().sum())
@@ -107,9 +111,7 @@ class VarianceMeter:
         squares_mean = float(y_norm.double().square().mean())
         self.bias.append(squares_mean / product_mean if product_mean else math.nan)
         self.batch_residual.append(float(residual.double().mean()))
-        fired = (events > 0) & inputs.keep[..., None]
-        self.fired_tokens += fired.sum(dim=(0, 1)).cpu()
-        self.fired_rows += fired.any(dim=1).sum(dim=0).cpu()
+        self.firings = self.firings.plus(FiringsByDefinition.of(codes, events, inputs.keep))
 
     def add_levels(self, inputs: Inputs, codes: Float[Tensor, "batch seq d_sae"], sae: SAE) -> None:
         """Count what each level leaves of one batch."""
@@ -119,20 +121,17 @@ class VarianceMeter:
 
     def finish(self, moments: InputMoments) -> Variance:
         """The metrics of everything counted so far."""
-        scalars = {name: total / self.tokens for name, total in self.sums.items() if name != "residual"}
+        scalars = {name: total / self.tokens for name, total in self.sums.items()}
+        residual, variance = scalars["mse_saelens"], moments.centred_squares / self.tokens
         scalars["relative_reconstruction_bias"] = float(np.mean(self.bias))
         scalars["explained_variance"] = 1 - float(np.mean(self.batch_residual)) / moments.saebench_variance
-        scalars["explained_variance_centred"] = 1 - self.sums["residual"] / moments.centred_squares
-        return Variance(
-            scalars=scalars,
-            tokens=self.tokens,
-            density=self.fired_tokens / self.tokens,
-            consistency=self.fired_tokens / self.fired_rows,
-            levels=self._finished_levels(moments),
-        )
+        scalars["explained_variance_centred"] = 1 - residual / variance if variance else math.nan
+        constant = float(residual < SMALL_VARIANCE)
+        scalars["explained_variance_saelens"] = constant if variance < SMALL_VARIANCE else 1 - residual / variance
+        return Variance(scalars, self.tokens, self.firings, self._finished_levels(moments))
 
     def _finished_levels(self, moments: InputMoments) -> list[dict[str, float]]:
-        density, found = self.fired_tokens / self.tokens, []
+        density, found = self.firings.events.tokens / self.tokens, []
         for (first, last), residual in zip(spans_of(self.levels), self.level_residuals, strict=True):
             own = density[first:last]
             explained = 1 - residual / moments.centred_squares
@@ -148,56 +147,52 @@ class Variance:
     scalars: dict[str, float]
     """By SAEBench's names, with its peculiarities: `mse` is E||x-y||^2 over the tokens of a batch, `l1` is a
     sum without absolute value, `explained_variance` subtracts (E||x||^2/D)^2 where the squared mean belongs,
-    which flatters an SAE, `explained_variance_legacy` is a mean of ratios. NaN where a norm of 0 divides. One
-    name is ours: `explained_variance_centred` = 1 - sum||x-y||^2 / sum||x-mean||^2 over all kept tokens."""
+    which flatters an SAE, `explained_variance_legacy` is a mean of ratios. NaN where a norm of 0 divides. What else
+    there is stands in `stages.evaluate.definitions`."""
     tokens: int
     """Kept tokens."""
-    density: Float[Tensor, " d_sae"]
-    """Share of the kept tokens at which a latent is > 0."""
-    consistency: Float[Tensor, " d_sae"]
-    """Tokens over rows at which a latent is > 0 (SAEBench's consistent_activation_heuristic); NaN if dead."""
+    firings: FiringsByDefinition
+    """At how many kept tokens and rows each latent fires."""
     levels: list[dict[str, float]]
     """For each Matryoshka level the active latents and the share alive of those that it adds, and the explained
     variance with those before it."""
 
     @property
-    def firings(self) -> Float[Tensor, " d_sae"]:
-        """Number of kept tokens at which a latent is > 0."""
-        return (self.density * self.tokens).round()
-
-    @property
     def dead_latents(self) -> int:
-        """Latents that were > 0 at no kept token."""
-        return int((self.density == 0).sum())
+        """Latents of which no kept token has an event."""
+        return int((self.firings.events.tokens == 0).sum())
 
 
 @torch.no_grad()
 def sparsity_variance(
     saes: Mapping[str, SAE],
-    store: ActivationStore,
+    source: Rows,
     layer: int,
     batches: Sequence[np.ndarray],
     progress: Progress = SILENT,
     levels: Mapping[str, Sequence[int]] | None = None,
+    without_documents: Container[str] = (),
 ) -> dict[str, Variance]:
-    """Encode and decode the stored activations of `batches` of rows with every SAE; by name, its metrics.
+    """Encode and decode the activations of `batches` of rows with every SAE; by name, its metrics.
 
-    The activations of a batch are read once. No language model is needed. `levels` are those of Matryoshka SAEs.
+    The activations of a batch are read once. `levels` are those of Matryoshka SAEs. SAEs `without_documents` get rows
+    as SAEBench and SAELens pass them: each is one document with BOS at position 0.
     """
     meters = {name: VarianceMeter(sae.W_dec.shape[0], (levels or {}).get(name, ())) for name, sae in saes.items()}
     device = next(iter(saes.values())).W_dec.device
-    moments = InputMoments(store.layers[layer])
+    moments = InputMoments(source.layers[layer])
     progress.start("variance and sparsity", len(batches), "batches")
     for rows in batches:
-        document: Int[Tensor, "batch seq"] = torch.as_tensor(store.document(rows)).to(device)
-        x = store.read(layer, rows).to(device).float()
+        document: Int[Tensor, "batch seq"] = torch.as_tensor(source.document(rows)).to(device)
+        x = source.read(layer, rows).to(device).float()
         inputs = Inputs(x, document >= 0)
         if inputs.tokens:
             moments.add(inputs)
             for name, sae in saes.items():
-                found = sae.encoding(x, segments=document).codes
+                found = sae.encoding(x, segments=None if name in without_documents else document).codes
                 codes = found.dense()
-                meters[name].add(inputs, codes, found.events.dense(), sae.decode(codes))
+                events = codes if found.events is found else found.events.dense()
+                meters[name].add(inputs, codes, events, sae.decode(codes))
                 meters[name].add_levels(inputs, codes, sae)
         progress.advance(1)
     return {name: meter.finish(moments) for name, meter in meters.items()}

@@ -176,5 +176,15 @@ class Packer:
         return rows, (tokens[whole:], numbers[whole:])
 
 
+def complete_rows(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, packer: Packer) -> Iterator[Rows]:
+    """Pack documents of one split; as they come, the rows that they fill. The unfinished one is left out."""
+    for _, ids in tokenise(documents, tokenizer):
+        _, rows = packer.add(ids, SPLITS[0])
+        if len(rows[0]):
+            yield rows
+        if packer.full:
+            return
+
+
 def _joined(rows: list[Rows]) -> Rows:
     return np.concatenate([tokens for tokens, _ in rows]), np.concatenate([numbers for _, numbers in rows])

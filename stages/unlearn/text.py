@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stages.language_model.corpus import Document
 from stages.language_model.model import LanguageModel
-from stages.language_model.tokens import Packer, tokenise
+from stages.language_model.tokens import Packer, complete_rows
 from stages.unlearn.lines import read_lines
 from store.problem import Problem
 
@@ -91,7 +91,13 @@ def pack(texts: Sequence[str], lm: LanguageModel, context: int, n_rows: int, see
     """
     order = np.random.default_rng(seed).permutation(len(texts))
     packer = Packer(context, "concat", lm.bos_id, lm.pad_id)
-    found = list(_complete(packer, (Document(str(i), texts[i], "") for i in order), lm, n_rows))
+    documents = (Document(str(i), texts[i], "") for i in order)
+    found, count = [], 0
+    for rows in complete_rows(documents, lm.tokenizer, packer):
+        found.append(rows)
+        count += len(rows[0])
+        if count >= n_rows:
+            break
     if not found:
         raise Problem(
             "The text gives no full sequence.",
@@ -101,17 +107,3 @@ def pack(texts: Sequence[str], lm: LanguageModel, context: int, n_rows: int, see
         )
     tokens, segments = (np.concatenate(parts)[:n_rows] for parts in zip(*found, strict=True))
     return Rows(tokens, segments)
-
-
-def _complete(
-    packer: Packer, documents: Iterable[Document], lm: LanguageModel, n_rows: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Completed rows until there are enough; the unfinished one is left out."""
-    count = 0
-    for _, ids in tokenise(documents, lm.tokenizer):
-        _, rows = packer.add(ids, "train")
-        if len(rows[0]):
-            yield rows
-            count += len(rows[0])
-        if count >= n_rows:
-            return

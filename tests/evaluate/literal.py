@@ -83,7 +83,9 @@ def variance(sae, batches: list[tuple[Tensor, Tensor]]) -> tuple[dict[str, float
             "l0": (codes != 0).sum(-1).double(),
             "l0_events": (codes > 0).sum(-1).double(),
             "l1": codes.sum(-1),
+            "l1_saelens": codes.abs().sum(-1),
             "mse": residual / keep.sum(),
+            "mse_saelens": residual,
             "cossim": (x / x.norm(dim=-1, keepdim=True) * (y / y.norm(dim=-1, keepdim=True))).sum(-1),
             "explained_variance_legacy": 1 - residual / (x - x.mean(0)).pow(2).sum(-1),
         }
@@ -104,6 +106,7 @@ def variance(sae, batches: list[tuple[Tensor, Tensor]]) -> tuple[dict[str, float
     m["explained_variance"] = (1 - torch.stack(residuals).mean() / total).item()
     x, y = torch.cat(kept_x), torch.cat(kept_y)
     m["explained_variance_centred"] = (1 - (x - y).pow(2).sum() / (x - x.mean(0)).pow(2).sum()).item()
+    m["explained_variance_saelens"] = m["explained_variance_centred"]
     counts = torch.stack(fired).sum(0).double()
     return m, {
         "feature_density": counts / len(x),

@@ -11,8 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stages.sae.architecture import PartsRow
 from stages.sae.codes import DenseCodes
-from stages.sae.model import Encoding
+from stages.sae.composed import ComposedSAE
+from stages.sae.model import SAE, Encoding
+from stages.sae.normalisation import Normalisation
+from stages.sae.sparsifier import TopK
 
 
 class Affine(nn.Module):
@@ -59,6 +63,20 @@ def identity_sae(d: int) -> Affine:
 def constant_sae(d: int, d_sae: int, value: Tensor) -> Affine:
     """Returns `value` whatever the input."""
     return Affine(torch.zeros(d, d_sae), torch.zeros(d_sae, d), torch.zeros(d_sae), value)
+
+
+@torch.no_grad()
+def temporal_sae(parts: PartsRow, kept: Tensor, context: int, d_sae: int = 48, dead: bool = False) -> ComposedSAE:
+    """A TopK SAE with parts, for raw activations as many as `kept`; no part is the identity that it starts as. A dead
+    one has no active latent."""
+    sae = SAE(kept.shape[-1], d_sae, TopK(6), parts, context)
+    sae.initialise(0)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in sae.parameters():
+        parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    sae.pruned.fill_(dead)
+    mean = kept.double().mean(0)
+    return ComposedSAE.of(sae, Normalisation(mean, float((kept - mean).square().sum(-1).mean().sqrt()))).eval()
 
 
 @dataclass

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from stages.evaluate import probe_tasks
+from stages.evaluate.batches import Batches
 from stages.evaluate.config import EvaluateConfig
-from stages.evaluate.heldout import HeldoutBatches
 from stages.evaluate.probe_tasks import FOLDS, GAP_TOKENS, TEST_TOKENS, TRAIN_TOKENS, Task, make_tasks
 from stages.evaluate.probing import Probing, collect, probe
 from stages.evaluate.sparse_probe import probe_latents
@@ -111,7 +111,7 @@ class KnowsDocuments(SAE):
 
 
 def run(store: ProbedStore, **saes: SAE) -> dict[str, Probing]:
-    batches = HeldoutBatches.divide(store.rows("heldout"), EvaluateConfig(batch_rows=5))
+    batches = Batches.divide(store.rows("heldout"), EvaluateConfig(batch_rows=5))
     return probe(saes, dict.fromkeys(saes, BLUEPRINT), store, 1, TOKENIZER, batches)
 
 

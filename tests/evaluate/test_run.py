@@ -19,6 +19,7 @@ from stages.evaluate import run as run_module
 from stages.evaluate.comparison import compare
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.run import evaluate
+from stages.evaluate.versions import CORE, PROBING, SUMMARY, TEMPORAL, VERSIONS, fingerprint
 from stages.language_model.config import ModelConfig
 from stages.language_model.model import LanguageModel, load
 from stages.language_model.splice import Splice
@@ -29,7 +30,7 @@ from store import ActivationStore, StoreSpec, StoreWriter
 from store.problem import Problem
 from tests.evaluate.stand_ins import random_rows
 from tests.project import VARIANTS
-from tests.schemas import saebench_schema
+from tests.schemas import legacy_core_schema, saebench_schema
 from tests.tiny import tiny_model_folder
 
 D, LAYER, CONTEXT, ROWS = 32, 1, 16, 60
@@ -92,6 +93,7 @@ def evaluate_all(scene: Scene, out: Path) -> dict[str, dict]:
 def test_the_output_is_saebench_core_json(scene: Scene, tmp_path: Path) -> None:
     for name, core in evaluate_all(scene, tmp_path).items():
         jsonschema.validate(core, saebench_schema("core"))
+        jsonschema.validate(core, legacy_core_schema())
         assert len(core["eval_result_details"]) == 48
         assert core["sae_lens_release_id"] == name
         del core["eval_result_metrics"]["misc_metrics"]
@@ -141,7 +143,7 @@ def test_temporal_json_and_its_numbers_in_the_summary(scene: Scene, tmp_path: Pa
         json.loads((tmp_path / "topk" / f"{name}.json").read_text()) for name in ("core", "summary", "temporal")
     )
     assert temporal["format"] == "tsae-temporal"
-    assert temporal["fingerprint"] == core["eval_result_unstructured"]["fingerprint"]
+    assert temporal["fingerprint"] == fingerprint(TEMPORAL, core["eval_result_unstructured"]["decided"])
     assert temporal["tokens"] == summary["variance_tokens"]
     assert temporal["rows"] == 12
     assert len(temporal["pairs"]) == CONTEXT - 1
@@ -220,6 +222,25 @@ def test_a_second_call_does_nothing_until_something_changes(
     assert {r.did for r in evaluate(pairs, scene.store.path, scene.lm_config, CONFIG)} == {"finished before"}
     with pytest.raises(AssertionError):
         evaluate(pairs, scene.store.path, scene.lm_config, replace(CONFIG, batch_rows=5))
+
+
+@pytest.mark.parametrize("raised", list(VERSIONS))
+def test_a_file_of_an_older_version_alone_is_measured_again(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: str
+) -> None:
+    evaluate_all(scene, tmp_path)
+    names = [*VERSIONS, SUMMARY]
+    before = {name: (tmp_path / "topk" / name).read_bytes() for name in names}
+    measured = {CORE: "reconstruction", TEMPORAL: "temporal", PROBING: "probe"}
+    for name in VERSIONS:
+        if name != raised:
+            monkeypatch.setattr(run_module, measured[name], lambda *_: pytest.fail("measured for nothing"))
+    monkeypatch.setitem(VERSIONS, raised, VERSIONS[raised] + 1)
+    evaluate_all(scene, tmp_path)
+    after = {name: (tmp_path / "topk" / name).read_bytes() for name in names}
+    assert {name for name in names if after[name] != before[name]} == {raised}
+    evaluate_all(scene, tmp_path)
+    assert after == {name: (tmp_path / "topk" / name).read_bytes() for name in names}
 
 
 def refused(scene: Scene, run: Path, store: Path, lm_config: ModelConfig | None = None) -> str:

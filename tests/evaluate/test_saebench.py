@@ -1,112 +1,124 @@
-"""All scalars against SAEBench 0.6.0 itself, on the same tokens and the same activations."""
+"""All numbers against SAEBench 0.6.0 and SAELens 6.54 themselves, on the same tokens and the same activations."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from stages.evaluate.features import latent_metrics, misc_metrics
-from stages.evaluate.output import CATEGORIES
+from stages.evaluate.core import CATEGORIES, Reading
+from stages.evaluate.definitions import LATENTS, SCALARS
+from stages.evaluate.features import latent_metrics, misc_metrics, other_latent_metrics
 from stages.evaluate.splicing import reconstruction
 from stages.evaluate.variance import sparsity_variance
 from stages.language_model.config import ModelConfig
 from stages.language_model.model import load
 from stages.language_model.splice import Splice
-from tests.evaluate.stand_ins import MemoryStore, dead_sae, random_rows, random_sae
-from tests.tiny import tiny_model_folder
+from stages.sae.architecture import (
+    AttentionRow,
+    ConvolutionRow,
+    GateRow,
+    IntegratorRow,
+    NormRow,
+    PartsRow,
+    PositionRow,
+    PredictionRow,
+    ResidualRow,
+)
+from stages.sae.model import SAE
+from tests.evaluate import judges
+from tests.evaluate.stand_ins import MemoryStore, dead_sae, identity_sae, random_rows, random_sae, temporal_sae
+from tests.tiny import KINDS, tiny_model_folder
 
 D, LAYER, CONTEXT, BATCH = 32, 1, 24, 4
 BATCHES = [np.arange(i, i + BATCH) for i in range(0, 20, BATCH)]
 RECONSTRUCTION, VARIANCE = BATCHES[:2], BATCHES[2:]
+EVERYTHING = PartsRow(
+    PositionRow(3, 0.5),
+    AttentionRow(2, layer_norm=True, skip=True),
+    ConvolutionRow(2, (1, 3)),
+    ResidualRow(16),
+    NormRow("layer"),
+    GateRow(4, 2.0),
+)
+TEMPORAL = {
+    "everything": EVERYTHING,
+    "prediction": PartsRow(prediction=PredictionRow(2, 2)),
+    "integrator": PartsRow(integrator=IntegratorRow(0.999)),
+}
 
 
 @dataclass
-class TokenStore:
-    """What SAEBench asks of an `ActivationsStore`: batches in order."""
+class Scene:
+    """A tiny model, here and in TransformerLens, and rows of random tokens with their activations."""
 
-    batches: list[torch.Tensor]
-    context_size: int = CONTEXT
-    store_batch_size_prompts: int = BATCH
-    served: int = field(default=0)
+    splice: Splice
+    bridge: Any
+    store: MemoryStore
 
-    def get_batch_tokens(self, _size: int) -> torch.Tensor:
-        self.served += 1
-        return self.batches[self.served - 1]
+    @property
+    def kept(self) -> Tensor:
+        return self.store.activations[torch.as_tensor(self.store.document_ >= 0)]
 
-    def reset_input_dataset(self) -> None:
-        """Does not rewind, like the original."""
+    def saes(self, names: list[str]) -> dict[str, Any]:
+        kept = self.kept
+        made = {
+            "random": lambda: random_sae(D, 48, 0, float(kept.std())),
+            "dead": lambda: dead_sae(D, 8),
+            "identity": lambda: identity_sae(D),
+            "dead temporal": lambda: temporal_sae(EVERYTHING, kept, CONTEXT, dead=True),
+            **{name: lambda row=row: temporal_sae(row, kept, CONTEXT) for name, row in TEMPORAL.items()},
+        }
+        return {name: made[name]() for name in names}
 
+    def readings(self, saes: dict[str, SAE]) -> dict[str, Reading]:
+        """Our numbers, of rows as SAEBench passes them."""
+        variances = sparsity_variance(saes, self.store, LAYER, VARIANCE, without_documents=saes)
+        splicings = reconstruction(saes, self.splice, self.store, RECONSTRUCTION, without_documents=saes)
+        return {name: Reading(variances[name], splicings[name]) for name in saes}
 
-def judge(sae: Any, folder: Path, store: MemoryStore) -> dict[str, Any]:
-    """SAEBench's own numbers, by its own code, through TransformerLens's bridge."""
-    from sae_bench.evals.core import main as core
-    from sae_bench.evals.core.eval_config import CoreEvalConfig
-    from transformer_lens.model_bridge import TransformerBridge
-
-    bridge = TransformerBridge.boot_transformers(str(folder), device="cpu", dtype=torch.float32)
-    sae.cfg = SimpleNamespace(
-        hook_name=f"blocks.{LAYER}.hook_resid_post",
-        hook_layer=LAYER,
-        hook_head_index=None,
-        d_sae=sae.W_dec.shape[0],
-        architecture_str="standard",
-    )
-    sae.device = torch.device("cpu")
-    flags = "kl ce_loss l2_norms sparsity_metrics variance_metrics featurewise_density_statistics"
-    config = CoreEvalConfig(
-        batch_size_prompts=BATCH,
-        n_eval_reconstruction_batches=len(RECONSTRUCTION),
-        n_eval_sparsity_variance_batches=len(VARIANCE),
-        context_size=CONTEXT,
-        exclude_special_tokens_from_reconstruction=True,
-        compute_featurewise_weight_based_metrics=True,
-        **{f"compute_{flag}": True for flag in flags.split()},
-    )
-    tokens = TokenStore([torch.as_tensor(store.tokens(rows)).long() for rows in BATCHES])
-    metrics, latents = core.run_evals(sae, tokens, bridge, config, ignore_tokens={0, 1, 2})
-    assert tokens.served == len(BATCHES)
-    return metrics | {"misc_metrics": core.calculate_misc_metrics(latents), "latents": latents}
+    def tokens(self, batches: list[np.ndarray]) -> list[Tensor]:
+        return [torch.as_tensor(self.store.tokens(rows)) for rows in batches]
 
 
-def agrees(found: float, expected: float) -> bool:
-    """DESIGN's figure: 1e-4 relative, or 1e-6 absolute under 1e-2."""
-    if math.isnan(expected):
-        return math.isnan(found)
-    tolerance = 1e-6 if abs(expected) < 1e-2 else 1e-4 * abs(expected)
-    return abs(found - expected) <= tolerance
-
-
-@pytest.mark.parametrize("kind", ["gemma2", "gpt_neox"])
-def test_every_scalar_equals_saebench(kind: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module", params=KINDS)
+def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     torch.set_num_threads(1)
-    folder = tiny_model_folder(tmp_path, kind, layers=3, d=D)
-    lm = load(ModelConfig(kind, str(folder), dtype="float32"))
-    splice = Splice(lm, LAYER)
+    folder = tiny_model_folder(tmp_path_factory.mktemp("model"), request.param, layers=3, d=D)
+    splice = Splice(load(ModelConfig(request.param, str(folder), dtype="float32")), LAYER)
     tokens, document = random_rows(20, CONTEXT, 300)
     activations = splice.resid(torch.as_tensor(tokens).long()).clone()
-    store = MemoryStore(activations, tokens, document, LAYER)
-    spread = float(activations[torch.as_tensor(document >= 0)].std())
-    saes = {"random": random_sae(D, 48, 0, spread), "dead": dead_sae(D, 8)}
-    variances = sparsity_variance(saes, store, LAYER, VARIANCE)
-    splicings = reconstruction(saes, splice, store, RECONSTRUCTION)
-    for name, sae in saes.items():
-        expected = judge(sae, folder, store)
-        ours = variances[name].scalars | splicings[name].scalars
-        latents = latent_metrics(sae, variances[name])
-        scalars = {key: value for category in CATEGORIES for key, value in expected[category].items()}
-        assert set(scalars) == set(ours) - {"explained_variance_centred", "l0_events"}
-        scalars |= expected["misc_metrics"]
-        ours |= misc_metrics(latents)
-        wrong = {k: (ours[k], v) for k, v in scalars.items() if not agrees(ours[k], v)}
-        assert not wrong, (name, wrong)
-        for key, values in expected["latents"].items():
-            torch.testing.assert_close(
-                latents[key].float(), torch.tensor(values), rtol=1e-4, atol=1e-6, equal_nan=True, msg=key
-            )
+    return Scene(splice, judges.bridge_to(folder), MemoryStore(activations, tokens, document, LAYER))
+
+
+def test_every_number_equals_saebench(scene: Scene) -> None:
+    saes = scene.saes(["random", "dead", "identity", "dead temporal", *TEMPORAL])
+    for name, reading in scene.readings(saes).items():
+        batches = scene.tokens(RECONSTRUCTION), scene.tokens(VARIANCE)
+        expected, theirs = judges.saebench(saes[name], scene.bridge, LAYER, *batches)
+        latents = latent_metrics(saes[name], reading.variance)
+        ours = reading.scalars | misc_metrics(latents)
+        assert set(expected) == set(ours) - set(SCALARS)
+        judges.assert_equal(ours, expected, latents, theirs)
+
+
+@pytest.mark.parametrize("scene", ["gemma3"], indirect=True)
+@pytest.mark.parametrize("name", ["random", "dead", "prediction"])
+def test_every_number_equals_saelens(scene: Scene, name: str) -> None:
+    """The codes of `prediction` have a sign, which SAELens's definitions ignore and SAEBench's do not."""
+    saes = scene.saes([name])
+    reading = scene.readings(saes)[name]
+    batches = scene.tokens(RECONSTRUCTION), scene.tokens(VARIANCE)
+    expected, theirs = judges.saelens(saes[name], scene.bridge, LAYER, *batches)
+    latents = latent_metrics(saes[name], reading.variance)
+    others = {key: values for key, values in other_latent_metrics(reading.variance).items() if "saelens" in key}
+    assert bool(others) == (name == "prediction") and set(others) <= set(LATENTS)
+    latents |= {key.removesuffix("_saelens"): values for key, values in others.items()}
+    ours = {key.removesuffix("_saelens"): value for key, value in reading.scalars.items() if "saelens" in key}
+    assert set(ours) == {"explained_variance", "mse", "l1"}
+    assert set(expected) == {key for keys in CATEGORIES.values() for key in keys}
+    judges.assert_equal(reading.scalars | ours, expected, latents, theirs)

@@ -52,10 +52,8 @@ def test_equals_the_literal_definitions(store: MemoryStore, seed: int, size: int
     assert found.scalars.keys() == expected.keys()
     for name, value in expected.items():
         assert found.scalars[name] == pytest.approx(value, rel=1e-5), name
-    torch.testing.assert_close(found.density, latents["feature_density"], rtol=1e-6, atol=0)
-    torch.testing.assert_close(
-        found.consistency, latents["consistent_activation_heuristic"], rtol=1e-6, atol=0, equal_nan=True
-    )
+    for name, values in latents.items():
+        torch.testing.assert_close(latent_metrics(sae, found)[name], values, rtol=1e-6, atol=0, equal_nan=True)
     assert found.tokens == int((store.document_ >= 0).sum())
 
 

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from stages.evaluate.catalogue import CATALOGUE
+from stages.evaluate.versions import PROBING, TEMPORAL, fingerprint
 
 DIGEST = "0123456789abcdef" * 4
+DECIDED = {"run": DIGEST}
 CONTEXT = 128
 MIN_PAIRS = 1000
 SCALES = {"short": (1, 4), "medium": (5, 16), "long": (17, 127)}
@@ -47,7 +49,7 @@ def make_temporal(correlation: float | None) -> dict[str, Any] | None:
     return {
         "format": "tsae-temporal",
         "version": 2,
-        "fingerprint": DIGEST,
+        "fingerprint": fingerprint(TEMPORAL, DECIDED),
         "tokens": 90500,
         "rows": 720,
         "pairs": pairs,
@@ -130,7 +132,13 @@ def make_probing(correlation: float | None) -> dict[str, Any] | None:
     tasks = {name: make_task(definition, correlation) for name, definition in definitions.items()}
     nothing = {"reason": "spaCy is not there", "examples": 0, "documents": 0, "classes": {}}
     tasks["syntax"] |= {**nothing, "scores": {signal: {} for signal in tasks["syntax"]["scores"]}}
-    return {"format": "tsae-probing", "version": 1, "fingerprint": DIGEST, "k": list(KS), "tasks": tasks}
+    return {
+        "format": "tsae-probing",
+        "version": 1,
+        "fingerprint": fingerprint(PROBING, DECIDED),
+        "k": list(KS),
+        "tasks": tasks,
+    }
 
 
 def make_task(definition: str, correlation: float) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.report.sample_measures import DIGEST, flat, flat_probes, make_probing, make_temporal
+from tests.report.sample_measures import DECIDED, DIGEST, flat, flat_probes, make_probing, make_temporal
 
 
 def write_sample(root: Path, runs: dict[str, dict[str, Any]], steps: int = 4000) -> tuple[Path, Path]:
@@ -58,7 +58,7 @@ def write_result(folder: Path, name: str, numbers: dict[str, Any], steps: int) -
         },
         "eval_result_details": [{"index": 0}],
         "eval_result_unstructured": {
-            "fingerprint": DIGEST,
+            "decided": DECIDED,
             "tokens": {"reconstruction": 10160, "sparsity_variance": 95123},
             "language_model": {"name": "google/gemma-3-270m", "dtype": "bfloat16", "attention": "sdpa"},
             "store": {
