@@ -175,7 +175,7 @@ def _print_plan(jobs: Sequence[Job], progress: Progress, json: bool) -> None:
 
 def _print_table(sweep: Sweep, outcomes: Sequence[Outcome]) -> None:
     """Cell by cell. A TCS stands before that of permuted inputs."""
-    from stages.evaluate.consistency import SCALES
+    from stages.evaluate.temporal.consistency import SCALES
 
     numbers = ["steps", "explained variance", "L0", "dead", *(f"TCS {scale} (permuted)" for scale in SCALES)]
     rows = []
@@ -189,7 +189,7 @@ def _print_table(sweep: Sweep, outcomes: Sequence[Outcome]) -> None:
 
 def _measured(outcome: Outcome) -> list[str]:
     """The numbers of the evaluation, as text; empty where there is none."""
-    from stages.evaluate.consistency import SCALES
+    from stages.evaluate.temporal.consistency import SCALES
 
     def number(name: str, form: str) -> str:
         value = outcome.summary.get(name)

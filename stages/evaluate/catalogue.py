@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stages.evaluate.definition import Definition
-from stages.evaluate.probe_tasks import DEFINITIONS
-from stages.evaluate.temporal_catalogue import CONSISTENCY, KINDS, LIFETIMES, TRANSITIONS
+from stages.evaluate.probing.tasks import DEFINITIONS
+from stages.evaluate.temporal.catalogue import CONSISTENCY, KINDS, LIFETIMES, TRANSITIONS
 
 SUMMARY_K = 5
 """Latents a class of the probes that `summary.json` has, those of the T-SAE paper's table of ablations."""

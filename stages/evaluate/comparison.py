@@ -19,7 +19,7 @@ from stages.evaluate.definition import BETTER, Definition
 from stages.evaluate.levels import levels_of
 from stages.evaluate.results import Result, read_results
 from stages.evaluate.standard_error import half_width
-from stages.evaluate.temporal import gain
+from stages.evaluate.temporal.run import gain
 from store.files import readable_json, write_atomically
 
 COMPARISON = "comparison"

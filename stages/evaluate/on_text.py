@@ -11,14 +11,14 @@ import numpy as np
 
 from stages.evaluate.batches import Batches
 from stages.evaluate.config import EvaluateConfig
-from stages.evaluate.core import Core, Material, Reading, model_facts
+from stages.evaluate.core.document import Core, Material, Reading, model_facts
+from stages.evaluate.core.splicing import reconstruction
+from stages.evaluate.core.variance import sparsity_variance
 from stages.evaluate.foreign import read_without_store
 from stages.evaluate.output import EvaluationResult
-from stages.evaluate.splicing import reconstruction
 from stages.evaluate.subject import Subject
 from stages.evaluate.task import Task
 from stages.evaluate.text import PackedText
-from stages.evaluate.variance import sparsity_variance
 from stages.evaluate.versions import CORE, fingerprint
 from stages.language_model import corpus
 from stages.language_model.config import CorpusConfig, ModelConfig

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stages.evaluate.consistency import SCALES
 from stages.evaluate.levels import levels_of
+from stages.evaluate.temporal.consistency import SCALES
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from stages.evaluate.batches import Batches
 from stages.evaluate.config import EvaluateConfig
-from stages.evaluate.core import Core, Material, Reading
+from stages.evaluate.core.document import Core, Material, Reading
+from stages.evaluate.core.splicing import reconstruction
+from stages.evaluate.core.variance import sparsity_variance
 from stages.evaluate.foreign import read_subject
 from stages.evaluate.output import EvaluationResult
-from stages.evaluate.part_of_speech import tagger_version
-from stages.evaluate.probing import probe
-from stages.evaluate.sentences import SentenceEnds
-from stages.evaluate.splicing import reconstruction
+from stages.evaluate.probing.part_of_speech import tagger_version
+from stages.evaluate.probing.run import probe
 from stages.evaluate.task import Part, Task
-from stages.evaluate.temporal import temporal
-from stages.evaluate.variance import sparsity_variance
+from stages.evaluate.temporal.run import temporal
+from stages.evaluate.temporal.sentences import SentenceEnds
 from stages.evaluate.versions import CORE, PROBING, TEMPORAL, VERSIONS
 from stages.language_model.config import ModelConfig
 from stages.language_model.model import LanguageModel

@@ -9,7 +9,7 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
-from stages.evaluate.temporal_catalogue import KINDS, LIFETIMES, TRANSITIONS
+from stages.evaluate.temporal.catalogue import KINDS, LIFETIMES, TRANSITIONS
 from stages.report.claims import claims_table
 from stages.report.contrast import Comparison
 from stages.report.contrast_tables import contrast_tables, matched_tables

@@ -10,7 +10,7 @@ from typing import Any
 from stages.evaluate.catalogue import CATALOGUE
 from stages.evaluate.comparison import gain_of
 from stages.evaluate.definition import Definition
-from stages.evaluate.temporal_catalogue import CONSISTENCY, KINDS, LIFETIMES, TRANSITIONS
+from stages.evaluate.temporal.catalogue import CONSISTENCY, KINDS, LIFETIMES, TRANSITIONS
 from stages.report.cells import Cell, row, table
 from stages.report.evaluated_run import EvaluatedRun
 from stages.report.metric import SCALES

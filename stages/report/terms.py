@@ -7,7 +7,7 @@ from html import escape
 from itertools import groupby
 
 from stages.evaluate.catalogue import REFERENCES
-from stages.evaluate.temporal_catalogue import CONSISTENCY
+from stages.evaluate.temporal.catalogue import CONSISTENCY
 from stages.report.evaluated_run import EvaluatedRun
 from stages.report.metric import DEAD, KL, L0, QUALITY
 from stages.report.probing_tables import has_probes

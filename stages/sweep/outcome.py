@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stages.evaluate.consistency import SCALES
 from stages.evaluate.levels import SILENT_L0
+from stages.evaluate.temporal.consistency import SCALES
 from stages.sweep.cells import Cell
 from stages.train.guards import LARGEST_DEAD_SHARE, Collapse
 

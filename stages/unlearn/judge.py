@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from stages.evaluate.splicing import LOGIT_BYTES
+from stages.evaluate.core.splicing import LOGIT_BYTES
 from stages.language_model.splice import Splice
 from stages.unlearn.questions import QuestionSet
 from stages.unlearn.scoring import Prompt, Scoring

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from stages.evaluate.definitions import DEFINITIONS
+from stages.evaluate.core.definitions import DEFINITIONS
 from stages.unlearn.config import UnlearnConfig
 from stages.unlearn.sweep import Outcome, unlearning_score
 

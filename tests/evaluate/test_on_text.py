@@ -18,11 +18,11 @@ from sae_lens.training.activations_store import ActivationsStore
 from stages.evaluate import on_text
 from stages.evaluate.batches import Batches
 from stages.evaluate.config import EvaluateConfig
-from stages.evaluate.core import CATEGORIES
+from stages.evaluate.core.document import CATEGORIES
+from stages.evaluate.core.splicing import reconstruction
+from stages.evaluate.core.variance import sparsity_variance
 from stages.evaluate.on_text import evaluate_on_text
-from stages.evaluate.splicing import reconstruction
 from stages.evaluate.text import PackedText
-from stages.evaluate.variance import sparsity_variance
 from stages.language_model.config import CorpusConfig, ModelConfig
 from stages.language_model.model import load
 from stages.language_model.tokens import Packer
@@ -31,8 +31,8 @@ from stages.sae.model import SAE
 from stages.sae.normalisation import Normalisation
 from stages.sae.sparsifier import TopK
 from store.problem import Problem
-from tests.evaluate import judges
-from tests.evaluate.test_saebench import EVERYTHING
+from tests.evaluate.core import judges
+from tests.evaluate.core.test_saebench import EVERYTHING
 from tests.project import TinyProject, write_corpus
 from tests.schemas import legacy_core_schema, saebench_schema
 from tests.tiny import tiny_model_folder

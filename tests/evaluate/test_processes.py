@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from stages.evaluate.clusters import clusters
-from stages.evaluate.measure import Measure
-from stages.evaluate.patterns import Patterns
+from stages.evaluate.temporal.clusters import clusters
+from stages.evaluate.temporal.measure import Measure
+from stages.evaluate.temporal.patterns import Patterns
 from store.pairs import permutation_within_documents
-from tests.evaluate.pattern_sample import measure_of
+from tests.evaluate.temporal.pattern_sample import measure_of
 
 SHAPE = (240, 96)
 

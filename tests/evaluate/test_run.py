@@ -14,11 +14,11 @@ import torch
 import yaml
 
 import store as stores
-from stages.evaluate import consistency, signals
 from stages.evaluate import run as run_module
 from stages.evaluate.comparison import compare
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.run import evaluate
+from stages.evaluate.temporal import consistency, signals
 from stages.evaluate.versions import CORE, PROBING, SUMMARY, TEMPORAL, VERSIONS, fingerprint
 from stages.language_model.config import ModelConfig
 from stages.language_model.model import LanguageModel, load

@@ -1,0 +1,1 @@
+"""What an SAE keeps of activations and of the language model: the metrics of SAEBench and SAELens."""

@@ -1,0 +1,1 @@
+"""What can be told from few latents: topics, parts of speech, documents."""

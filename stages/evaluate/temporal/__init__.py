@@ -1,0 +1,1 @@
+"""What an SAE makes of the order of tokens: temporal metrics, their nulls and references."""

@@ -1,0 +1,89 @@
+"""Sums over pairs of tokens of one document, for every lag at once."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stages.evaluate.temporal.segments import Segments
+
+FEW_LAGS = (1, 4, 16, 64)
+"""At which is measured what has no number for every lag."""
+
+
+class LaggedSums:
+    """Running float64 sums over the pairs (t, t + lag) of a signal `h: [tokens, d]`, at index `lag`: `[context, d]`.
+
+    The sum of products is the inverse cosine transform of the summed power spectra of the documents, each padded with
+    zeros to about twice its length (Wiener-Khinchin), so that no end of a document meets its beginning. As documents
+    are no longer than a row, transforms are products with a small matrix of waves: they skip the zeros and cost less
+    than an FFT. Within a batch the arithmetic is float32: relative to `sum h^2` the sums are good to about 1e-6, so
+    a signal whose mean far outweighs its spread should be centred first.
+    """
+
+    def __init__(self, context: int, d: int, device: torch.device) -> None:
+        def zeros() -> Tensor:
+            return torch.zeros(context, d, dtype=torch.float64, device=device)
+
+        self.heads = zeros()
+        """Sum of h_t; at lag 0 over all tokens."""
+        self.tails = zeros()
+        """Sum of h_{t+lag}."""
+        self.squares = zeros()
+        """Sum of h_t^2 + h_{t+lag}^2."""
+        self._spectra: dict[int, Tensor] = {}
+
+    def add(self, h: Float[Tensor, "n d"], segments: Segments) -> None:
+        """Count the kept tokens of one batch."""
+        self.heads += segments.heads @ h
+        self.tails += segments.tails @ h
+        self.squares += segments.ends @ h.square()
+        batch: dict[int, Tensor] = {}
+        for start, stop in segments.spans:
+            if stop - start > 1:
+                size = 2 ** math.ceil(math.log2(2 * (stop - start) - 1))
+                spectrum = _waves(size, h.device)[:, : stop - start] @ h[start:stop]
+                batch[size] = batch[size].addcmul_(spectrum, spectrum) if size in batch else spectrum.square_()
+        for size, power in batch.items():
+            total = power[: len(power) // 2].double() + power[len(power) // 2 :]
+            self._spectra[size] = self._spectra[size] + total if size in self._spectra else total
+
+    @property
+    def products(self) -> Float[Tensor, "context d"]:
+        """Sum of h_t h_{t+lag}; at lag 0 over all tokens."""
+        products = torch.zeros_like(self.squares)
+        for size, power in self._spectra.items():
+            lags = min(len(products), size // 2)
+            products[:lags] += _inverse(size, power.device)[:lags] @ power
+        products[0] = self.squares[0] / 2
+        return products
+
+    @property
+    def differences(self) -> Float[Tensor, "context d"]:
+        """Sum of (h_{t+lag} - h_t)^2."""
+        return self.squares - 2 * self.products
+
+
+@lru_cache(maxsize=16)
+def _waves(size: int, device: torch.device) -> Float[Tensor, "2*frequencies time"]:
+    """Cosines, then sines, of every frequency of a real transform of `size` points, at its first size / 2 points."""
+    angles = _angles(size).to(device)
+    return torch.cat([angles.cos(), angles.sin()]).float()
+
+
+@lru_cache(maxsize=16)
+def _inverse(size: int, device: torch.device) -> Float[Tensor, "lag frequencies"]:
+    """What turns a power spectrum into sums of products, float64; inner frequencies stand for their negatives too."""
+    angles = _angles(size).to(device)
+    counts = torch.full((len(angles), 1), 2.0, dtype=torch.float64, device=device)
+    counts[[0, -1]] = 1
+    return (angles.cos() * counts / size).T.contiguous()
+
+
+def _angles(size: int) -> Float[Tensor, "frequencies time"]:
+    turns = torch.arange(size // 2 + 1)[:, None] * torch.arange(size // 2) % size
+    return turns.double() * (2 * math.pi / size)

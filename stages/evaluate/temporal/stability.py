@@ -1,0 +1,70 @@
+"""How codes change from one token to the next: active sets, magnitudes, smoothness, persistence."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from stages.evaluate.standard_error import GroupedRatio
+from stages.evaluate.temporal.lagged import LaggedSums
+from stages.evaluate.temporal.segments import Segments
+
+
+class FeatureStability:
+    """FSM over adjacent tokens of one document."""
+
+    def __init__(self) -> None:
+        self.support = GroupedRatio()
+        """Mean Jaccard index of the active sets of adjacent tokens, where not both are empty."""
+        self.change = GroupedRatio()
+        """Mean |h_{t+1} - h_t| / (h_{t+1} + h_t) over adjacent tokens and latents that are active at both."""
+
+    def add(self, h: Float[Tensor, "n d"], active: Bool[Tensor, "n d"], segments: Segments) -> None:
+        """Count the kept tokens of one batch."""
+        both = active[1:] & active[:-1] & segments.adjacent[:, None]
+        size = active.float().sum(dim=1)  # several times faster than the sum of booleans
+        shared = both.float().sum(dim=1)
+        union = (size[1:] + size[:-1] - shared) * segments.adjacent
+        self.support.add(float((shared[union > 0].double() / union[union > 0]).sum()), int((union > 0).sum()))
+        first = both.flatten().nonzero()[:, 0]
+        earlier, later = h.flatten()[first], h.flatten()[first + h.shape[1]]
+        self.change.add(float(((later - earlier).abs() / (later + earlier)).double().sum()), len(first))
+
+    def end_group(self) -> None:
+        """Tell the jackknife that a group of batches is complete."""
+        self.support.end_group()
+        self.change.end_group()
+
+
+class Smoothness:
+    """Activation smoothness of the T-SAE paper (arXiv 2511.05541, `lipschitz_cont` in its code): lower is smoother.
+
+    In a sequence, for each latent active in it, the largest |h_t - h_{t-1}| / ||x_t - x_{t-1}||; the mean of these,
+    then the mean over sequences. A sequence is a document's tokens in one row, two or more. A step of length 0
+    counts as no change.
+    """
+
+    def __init__(self) -> None:
+        self.mean = GroupedRatio()
+        """Over sequences."""
+
+    def add(
+        self, h: Float[Tensor, "n d"], active: Bool[Tensor, "n d"], steps: Float[Tensor, " n-1"], segments: Segments
+    ) -> None:
+        """Count the kept tokens of one batch; `steps` are the distances between inputs of adjacent tokens."""
+        rates = (h[1:] - h[:-1]).abs_().mul_(steps.reciprocal().where(steps > 0, 0)[:, None])
+        for start, stop in segments.spans:
+            present = active[start:stop].any(dim=0)
+            if stop - start > 1 and bool(present.any()):
+                self.mean.add(float(rates[start : stop - 1].amax(dim=0)[present].double().mean()), 1)
+
+
+def persistence(active: LaggedSums, pairs: Int[np.ndarray, " context"], lag: int) -> float:
+    """Mean over latents of P(a_{t+lag} = 1 | a_t = 1) - P(a_{t+lag} = 1 | a_t = 0), a two-state chain's lambda^lag.
+
+    A latent for which a condition never holds does not count.
+    """
+    on, later, both = active.heads[lag], active.tails[lag], active.products[lag]
+    return float((both / on - (later - both) / (pairs[lag] - on)).nan_to_num(torch.nan, torch.nan, torch.nan).nanmean())

@@ -1,0 +1,118 @@
+"""How latents turn on and off from one token to the next, and what ends of sentences and documents do to them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from stages.evaluate.standard_error import GroupedRatio
+from stages.evaluate.temporal.lagged import LaggedSums
+from stages.evaluate.temporal.segments import Segments
+
+KINDS = ("all", "interior", "sentence", "document")
+"""Pairs of adjacent tokens: within documents; of these, within sentences and across the ends of sentences; of two
+documents in one row."""
+MIN_BOUNDARIES = 50
+"""Ends of sentences, or of documents, that the turnover there needs."""
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Transitions of the latents of one signal. NaN where a number does not exist."""
+
+    on: float
+    """Median over latents of P(0 -> 1), the two-state chain's."""
+    stay: float
+    """Median over latents of P(1 -> 1)."""
+    turnover: float
+    """Mean |A_t xor A_{t+1}| / (|A_t| + |A_{t+1}|) of active sets A over adjacent tokens of a document: 0 where the
+    set stays, 1 where nothing of it does."""
+    turnover_se: float
+    """Its jackknife standard error."""
+    turnover_interior: float
+    """The same without the ends of sentences."""
+    turnover_sentence_boundary: float
+    """The same from the last token of a sentence to the next one."""
+    turnover_document_boundary: float
+    """The same from the last token of a document to the first of the next in its row."""
+    response_sentence: float
+    """Turnover at the ends of sentences over that of the interior: 1 where they mean nothing."""
+    response_document: float
+    """Turnover at the ends of documents over that of the interior."""
+
+
+class Turnover:
+    """Running sums over adjacent tokens."""
+
+    def __init__(self, d: int, device: torch.device) -> None:
+        self._ratios = {kind: GroupedRatio() for kind in KINDS}
+        self._pairs = dict.fromkeys(KINDS, 0)
+        self._sentence_changes = torch.zeros(d, dtype=torch.int64, device=device)
+        self._document_changes = torch.zeros_like(self._sentence_changes)
+
+    def add(self, active: Bool[Tensor, "n d"], segments: Segments) -> None:
+        """Count the kept tokens of one batch."""
+        size = active.float().sum(dim=1)
+        shared = (active[1:] & active[:-1]).float().sum(dim=1).double()
+        total = (size[1:] + size[:-1]).double()
+        share = 1 - 2 * shared / total
+        sentence, document = segments.sentence_boundary, segments.document_boundary
+        masks = (segments.adjacent, segments.adjacent & ~sentence, sentence, document)
+        for kind, mask in zip(KINDS, masks, strict=True):
+            counted = mask & (total > 0)
+            self._ratios[kind].add(float(share[counted].sum()), int(counted.sum()))
+            self._pairs[kind] += int(mask.sum())
+        self._sentence_changes += _changes(active, sentence)
+        self._document_changes += _changes(active, document)
+
+    def end_group(self) -> None:
+        """Tell the jackknife that a group of batches is complete."""
+        for ratio in self._ratios.values():
+            ratio.end_group()
+
+    def response(self, adjacent: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+        """By latent, the logarithm of how much more often than in the interior it changes at ends of sentences and
+        documents; `adjacent` are its changes within documents. Half a change is added to what was and to what
+        was expected, so that a latent of few firings has a small response rather than none."""
+        boundaries = self._pairs["sentence"] + self._pairs["document"]
+        expected = (adjacent - self._sentence_changes) * (boundaries / max(self._pairs["interior"], 1))
+        return ((self._sentence_changes + self._document_changes + 0.5) / (expected + 0.5)).log()
+
+    def finish(self, on: Float[Tensor, " d"], stay: Float[Tensor, " d"]) -> Transitions:
+        """The transitions of everything counted; `on` and `stay` are P(0 -> 1) and P(1 -> 1) of each latent."""
+        whole, interior, sentence, document = (
+            self._ratios[kind].value if self._pairs[kind] >= MIN_BOUNDARIES else math.nan for kind in KINDS
+        )
+        return Transitions(
+            on=float(on.nanmedian()),
+            stay=float(stay.nanmedian()),
+            turnover=whole,
+            turnover_se=self._ratios["all"].standard_error,
+            turnover_interior=interior,
+            turnover_sentence_boundary=sentence,
+            turnover_document_boundary=document,
+            response_sentence=sentence / interior if interior else math.nan,
+            response_document=document / interior if interior else math.nan,
+        )
+
+
+def chain(active: LaggedSums, pairs: int) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
+    """P(0 -> 1) and P(1 -> 1) of each latent's two-state chain; NaN where the condition never holds.
+
+    The counts are whole, so that a latent that never turns off has P(1 -> 1) = 1 and nothing beside it.
+    """
+    first, later, both = active.heads[1], active.tails[1], active.products[1].round()
+    return (later - both) / (pairs - first), both / first
+
+
+def _changes(active: Bool[Tensor, "n d"], pairs: Bool[Tensor, " n-1"]) -> Float[Tensor, " d"]:
+    first = pairs.nonzero()[:, 0]
+    return (active[first] ^ active[first + 1]).sum(0)
+
+
+NO_TRANSITIONS = Transitions(*[math.nan] * 9)
+"""Where too few pairs of tokens are adjacent within a document."""
