@@ -44,6 +44,11 @@ class ComposedForSAELens(sae_lens.SAE[ComposedConfig]):
         self.composed = empty({**asdict(cfg), "architecture": COMPOSED}, Path("cfg.json")).to(self.device, self.dtype)
         self.composed.eval()
 
+    @property
+    def b_enc(self) -> Float[Tensor, " d_sae"]:
+        """For what reads weights by name, as SAEBench does."""
+        return self.composed.b_enc
+
     def encode(self, x: Float[Tensor, "batch seq d_in"]) -> Float[Tensor, "batch seq d_sae"]:
         codes: Tensor = self.hook_sae_acts_post(self.composed.encode(self.hook_sae_input(x)))
         return codes

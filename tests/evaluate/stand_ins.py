@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from stages.sae.architecture import PartsRow
 from stages.sae.codes import DenseCodes
-from stages.sae.composed import ComposedSAE
 from stages.sae.model import SAE, Encoding
 from stages.sae.normalisation import Normalisation
 from stages.sae.sparsifier import TopK
@@ -66,17 +65,22 @@ def constant_sae(d: int, d_sae: int, value: Tensor) -> Affine:
 
 
 @torch.no_grad()
-def temporal_sae(parts: PartsRow, kept: Tensor, context: int, d_sae: int = 48, dead: bool = False) -> ComposedSAE:
-    """A TopK SAE with parts, for raw activations as many as `kept`; no part is the identity that it starts as. A dead
-    one has no active latent."""
-    sae = SAE(kept.shape[-1], d_sae, TopK(6), parts, context)
+def sae_with(parts: PartsRow, d: int, context: int, d_sae: int = 48, dead: bool = False) -> SAE:
+    """A TopK SAE with parts, of which none is the identity that it starts as. A dead one has no active latent."""
+    sae = SAE(d, d_sae, TopK(6), parts, context)
     sae.initialise(0)
     generator = torch.Generator().manual_seed(1)
-    for parameter in sae.parameters():
-        parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    for name, parameter in sae.named_parameters():
+        if name not in ("W_enc", "W_dec", "b_dec"):
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     sae.pruned.fill_(dead)
+    return sae
+
+
+def units_of(kept: Tensor) -> Normalisation:
+    """The units in which raw activations have mean 0 and norm 1."""
     mean = kept.double().mean(0)
-    return ComposedSAE.of(sae, Normalisation(mean, float((kept - mean).square().sum(-1).mean().sqrt()))).eval()
+    return Normalisation(mean, float((kept - mean).square().sum(-1).mean().sqrt()))
 
 
 @dataclass

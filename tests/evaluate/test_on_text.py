@@ -26,18 +26,17 @@ from stages.evaluate.text import PackedText
 from stages.language_model.config import CorpusConfig, ModelConfig
 from stages.language_model.model import load
 from stages.language_model.tokens import Packer
+from stages.sae.architecture import NO_PARTS
 from stages.sae.files import save
-from stages.sae.model import SAE
-from stages.sae.normalisation import Normalisation
-from stages.sae.sparsifier import TopK
 from store.problem import Problem
 from tests.evaluate.core import judges
 from tests.evaluate.core.test_saebench import EVERYTHING
+from tests.evaluate.stand_ins import sae_with, units_of
 from tests.project import TinyProject, write_corpus
 from tests.schemas import legacy_core_schema, saebench_schema
 from tests.tiny import tiny_model_folder
 
-D, D_SAE, LAYER, CONTEXT, BOS = 32, 48, 1, 16, 2
+D, LAYER, CONTEXT, BOS = 32, 1, 16, 2
 CONFIG = EvaluateConfig(batch_rows=4, reconstruction_share=0.3)
 
 
@@ -52,18 +51,12 @@ class Scene:
         self.packed = PackedText.pack(self.lm, [LAYER], self.text, CONTEXT)
         self.batches = Batches.in_order(np.arange(len(self.packed)), CONFIG)
         x = self.packed.read(LAYER, np.arange(len(self.packed)))
-        kept = x[torch.as_tensor(self.packed.all_documents >= 0)].double()
-        units = Normalisation(kept.mean(0), float(kept.var(0).sum().sqrt()))
+        units = units_of(x[torch.as_tensor(self.packed.all_documents >= 0)])
         metadata = {"model_name": "tiny", "hook_name": f"blocks.{LAYER}.hook_resid_post"}
         self.saes = {}
-        for name, parts in {"topk": {}, "temporal": {"parts": EVERYTHING, "context": CONTEXT}}.items():
-            sae = SAE(D, D_SAE, TopK(6), **parts)
-            sae.initialise(0)
-            with torch.no_grad():
-                for parameter in sae.inputs.parameters():
-                    parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+        for name, parts in {"topk": NO_PARTS, "temporal": EVERYTHING}.items():
             self.saes[name] = root / "saes" / name
-            save(self.saes[name], sae, units, metadata)
+            save(self.saes[name], sae_with(parts, D, CONTEXT), units, metadata)
 
     def evaluate(self, out: Path, **options: object) -> dict[str, dict]:
         """Both SAEs; by name, the content of the one `core-*.json` of each."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from stages.sae import SAE, Normalisation, load, load_gemma_scope, save
 from stages.sae.architecture import (
@@ -25,6 +26,7 @@ from stages.sae.architecture import (
     ThresholdRow,
 )
 from stages.sae.composed import ComposedSAE
+from stages.sae.files import WEIGHTS
 from stages.sae.sparsifier import ReLU, Sparsifier, TopK
 from stages.sae.threshold import BatchTopK, JumpReLU
 from store.problem import Problem
@@ -124,6 +126,7 @@ def test_saelens_loads_the_same_sae(sparsifier: Sparsifier, parts: PartsRow, tmp
     assert theirs.cfg.architecture() == ("composed" if composed else ARCHITECTURES[type(sparsifier).__name__])
     assert theirs.cfg.metadata.hook_name == METADATA["hook_name"]
     assert theirs.cfg.metadata.prepend_bos is True
+    assert torch.equal(theirs.b_enc, load_file(tmp_path / WEIGHTS)["b_enc"])  # SAEBench reads it
 
 
 @pytest.mark.parametrize("parts", COMPOSED)

@@ -29,9 +29,10 @@ from stages.sae.architecture import (
     PredictionRow,
     ResidualRow,
 )
+from stages.sae.files import for_raw
 from stages.sae.model import SAE
 from tests.evaluate.core import judges
-from tests.evaluate.stand_ins import MemoryStore, dead_sae, identity_sae, random_rows, random_sae, temporal_sae
+from tests.evaluate.stand_ins import MemoryStore, dead_sae, identity_sae, random_rows, random_sae, sae_with, units_of
 from tests.tiny import KINDS, tiny_model_folder
 
 D, LAYER, CONTEXT, BATCH = 32, 1, 24, 4
@@ -70,8 +71,11 @@ class Scene:
             "random": lambda: random_sae(D, 48, 0, float(kept.std())),
             "dead": lambda: dead_sae(D, 8),
             "identity": lambda: identity_sae(D),
-            "dead temporal": lambda: temporal_sae(EVERYTHING, kept, CONTEXT, dead=True),
-            **{name: lambda row=row: temporal_sae(row, kept, CONTEXT) for name, row in TEMPORAL.items()},
+            "dead temporal": lambda: for_raw(sae_with(EVERYTHING, D, CONTEXT, dead=True), units_of(kept)),
+            **{
+                name: lambda row=row: for_raw(sae_with(row, D, CONTEXT), units_of(kept))
+                for name, row in TEMPORAL.items()
+            },
         }
         return {name: made[name]() for name in names}
 
