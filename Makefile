@@ -12,7 +12,7 @@ demo: $(VENV)/demo
 	$(RUN) dvc repro
 
 test: $(VENV)/test
-	$(RUN) pytest -n 2 -m "not slow"
+	$(RUN) pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/test
 	$(RUN) pytest -m slow

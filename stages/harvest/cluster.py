@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -12,7 +13,8 @@ from multiprocessing import resource_tracker
 
 import dask
 import torch
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Security
+from distributed.comm import connect
 
 from store.problem import Problem
 from store.progress import Progress
@@ -107,7 +109,7 @@ def remote_cluster(address: str, progress: Progress) -> Iterator[Cluster]:
     """
     with _settings():
         try:
-            client = Client(address, timeout=ANSWER)
+            asyncio.run(_reach(address))
         except (OSError, ValueError) as error:
             raise Problem(
                 "No Dask scheduler answers there.",
@@ -115,11 +117,17 @@ def remote_cluster(address: str, progress: Progress) -> Iterator[Cluster]:
                 expected="an address as `dask scheduler` prints it, such as tcp://10.0.0.1:8786",
                 found=error,
             ) from None
-        with client:
+        with Client(address, timeout=ANSWER) as client:
             if not client.scheduler_info()["workers"]:
                 progress.note(f"waiting for the first worker of {address}")
                 client.wait_for_workers(1)
             yield Cluster(client, min(client.nthreads().values()), elastic=True)
+
+
+async def _reach(address: str) -> None:
+    """Connect once. A client that fails to would stay behind as this process's default one, which never answers."""
+    comm = await connect(address, timeout=ANSWER, **Security().get_connection_args("client"))
+    await comm.close()
 
 
 @contextmanager

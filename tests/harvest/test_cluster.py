@@ -22,6 +22,7 @@ from stages.harvest.harvest import harvest
 from stages.harvest.shared import Shared
 from stages.harvest.worker import Job
 from stages.language_model.config import CorpusConfig, ModelConfig
+from store import engine
 from store.manifest import Manifest
 from store.problem import Problem
 from tests.harvest.small import CONFIG, interrupt_after_first_shard
@@ -233,6 +234,7 @@ def test_the_command_line_shares_the_work(project: TinyProject, cluster: Cluster
 
 def test_the_command_line_names_workers_that_cannot_be(project: TinyProject) -> None:
     project.patch.setattr("stages.harvest.cluster.ANSWER", 0.5)
+    active = engine._active_client()
     status, _, err = project("harvest", "--workers", "2", "--scheduler", "tcp://127.0.0.1:1")
     assert status == 2 and "--workers or --scheduler" in err
     assert project("harvest", "--workers", "0")[0] == 2
@@ -241,6 +243,7 @@ def test_the_command_line_names_workers_that_cannot_be(project: TinyProject) -> 
             status, _, err = project("harvest", "--scheduler", address)
             assert dask.config.get("scheduler") == "synchronous"  # which a client that fails does not put back
         assert status == 1 and address in err and "Traceback" not in err, err
+        assert engine._active_client() is active  # a client that failed would be waited for, by all that follows
     assert not (project.root / "data").exists()
 
 
@@ -257,7 +260,7 @@ def test_a_harvest_whose_workers_are_all_gone_says_so(
     monkeypatch.setattr("stages.harvest.shared.PATIENCE", 0.2)
     with (
         LocalCluster(n_workers=0, processes=False, dashboard_address=None) as none,
-        Client(none, set_as_default=False) as client,
+        Client(none) as client,
         pytest.raises(Problem, match="have died"),
     ):
         Shared(Cluster(client, 1, elastic=False), Job(tmp_path, "0" * 64, CONFIG, model)).decide(1000)
