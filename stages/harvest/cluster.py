@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 
@@ -98,7 +98,8 @@ def _kill(processes: LocalCluster) -> None:
     for nanny in processes.workers.values():
         nanny.close_gracefully()  # says only that a worker which goes away is not to be replaced
         if nanny.pid:
-            os.kill(nanny.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it died by itself, and its nanny has not noticed yet
+                os.kill(nanny.pid, signal.SIGKILL)
 
 
 @contextmanager

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import dask
 import pytest
@@ -17,7 +20,7 @@ from distributed import Client, LocalCluster
 
 import store
 from stages.harvest import activations, worker
-from stages.harvest.cluster import Cluster, local_cluster, threads_for
+from stages.harvest.cluster import Cluster, _kill, local_cluster, threads_for
 from stages.harvest.harvest import harvest
 from stages.harvest.shared import Shared
 from stages.harvest.worker import Job
@@ -117,6 +120,15 @@ def test_workers_do_not_see_ctrl_c(cluster: Cluster) -> None:
             line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigBlk")
         )
         assert int(blocked.split()[1], 16) & 1 << signal.SIGINT - 1
+
+
+def test_a_worker_that_died_unnoticed_does_not_stop_the_ending() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    ended = []
+    nanny = SimpleNamespace(pid=gone.pid, close_gracefully=lambda: ended.append(gone.pid))
+    _kill(cast(LocalCluster, SimpleNamespace(workers={0: nanny})))
+    assert ended == [gone.pid]
 
 
 def test_verification_runs_on_the_workers(alone: Path, cluster: Cluster) -> None:
