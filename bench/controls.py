@@ -9,10 +9,10 @@ from __future__ import annotations
 from bench.controls_table import table
 from bench.rows import command, read_rows
 
-VARIANTS = ("warmup2000", "warmup2000+no-temporal", "warmup2000+permuted", "baseline", "topk")
+VARIANTS = ("warmup2000+permuted", "warmup2000", "warmup2000+no-temporal", "baseline", "topk")
 SEEDS = (0, 1, 2)
 
 
 if __name__ == "__main__":
     jobs = [(variant, seed) for seed in SEEDS for variant in VARIANTS]
-    command(__doc__, jobs, lambda: table(read_rows(VARIANTS, SEEDS)))
+    command(__doc__, jobs, lambda: table(read_rows(jobs)))

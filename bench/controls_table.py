@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from bench.rows import computed_alike
 from stages.report.metric import METRICS
 
 NULLS = {"_inputs_permuted": "inputs permuted", "_codes_permuted": "codes permuted"}
@@ -26,9 +27,13 @@ def numbers(rows: Sequence[Row], variant: str, metric: str) -> dict[int, float]:
 
 
 def differences(rows: Sequence[Row], variant: str, control: str, metric: str) -> list[float]:
-    """Variant minus control, seed by seed."""
-    ours, theirs = (numbers(rows, name, metric) for name in (variant, f"{variant}+{control}"))
-    return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+    """Variant minus control, seed by seed, where both were computed alike."""
+    ours, theirs = (
+        {row["seed"]: row for row in rows if row["variant"] == name} for name in (variant, f"{variant}+{control}")
+    )
+    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+    found = [[each["summary"].get(metric) for each in pair] for pair in pairs if computed_alike(*pair)]
+    return [one - other for one, other in found if one is not None and other is not None]
 
 
 def table(rows: Sequence[Row]) -> str:

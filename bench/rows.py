@@ -1,8 +1,13 @@
 """Trained and evaluated rows of the table of variants, each one small JSON in `bench/results/rows/`.
 
-A row is measured again where its code, parameters or store have changed: its fingerprint is that of its training, and
-the files of its evaluation carry versions, of which those that are current are kept. A row that was interrupted goes
-on where its training stopped. Tables are built from these files alone.
+A row is measured again where its code, its parameters or what was asked of the store have changed, and its evaluation
+where the versions of that have. Rows of several kinds of machine, each of which makes a store with its own roundings,
+stand in one table; what is compared row by row was computed alike. A row that was interrupted goes on where its
+training stopped. Tables are built from these files alone.
+
+Several processes share the work, each with the threads that it is given:
+    OMP_NUM_THREADS=1 python -m bench.controls & OMP_NUM_THREADS=1 python -m bench.controls
+On two cores that takes 0.8 of the time that one process with two threads takes.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +28,23 @@ from pipeline.train import layers_of
 from stages.evaluate.run import evaluate
 from stages.evaluate.versions import TEMPORAL, VERSIONS
 from stages.sae.table import find_variant, load_variants
+from stages.sae.variant import Variant
 from stages.train.config import make_config
 from stages.train.loop import train
+from stages.train.plan import fingerprint
 from stages.train.run import Run
 from store.files import write_json
+from store.lock import Lock
 from store.problem import Problem
 
 ROOT = Path(__file__).parents[1]
 ROWS = RESULTS / "rows"
 STEPS = 8000
+Job = tuple[str, int]
+"""A variant and a seed."""
 
 
-def command(description: str | None, jobs: Sequence[tuple[str, int]], table: Callable[[], str]) -> None:
+def command(description: str | None, jobs: Sequence[Job], table: Callable[[], str]) -> None:
     """The command line of a table: `--table` prints it, otherwise its missing rows are measured."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--table", action="store_true")
@@ -46,9 +56,11 @@ def command(description: str | None, jobs: Sequence[tuple[str, int]], table: Cal
         fill(jobs, arguments.minutes)
 
 
-def read_rows(variants: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """The rows that are there, variant by variant."""
-    return [row for variant in variants for seed in seeds if (row := read_row(row_path(variant, seed)))]
+def read_rows(jobs: Iterable[Job]) -> list[dict[str, Any]]:
+    """The rows that are there and of the present code and parameters, in the order of the jobs."""
+    variants = load_variants(ROOT / "variants.yaml")
+    found = [(find_variant(variants, variant), read_row(row_path(variant, seed))) for variant, seed in jobs]
+    return [row for variant, row in found if row and is_current(variant, row)]
 
 
 def row_path(variant: str, seed: int) -> Path:
@@ -65,29 +77,51 @@ def read_row(path: Path) -> dict[str, Any]:
     return row
 
 
-def fill(jobs: Sequence[tuple[str, int]], minutes: float) -> None:
+def is_current(variant: Variant, row: dict[str, Any]) -> bool:
+    """Whether a row would be measured by the present code with the present numbers."""
+    sizes = read_params(ROOT).profile.train
+    config = make_config(variant, sizes, seed=row["seed"], steps=STEPS)
+    recipe = fingerprint(config, row["store_fingerprint"], row["layer"])
+    return (row["recipe"], row["metrics_versions"]) == (recipe, VERSIONS)
+
+
+def fill(jobs: Sequence[Job], minutes: float) -> None:
     """Measure rows of variants and seeds until the time is over: those that are missing before those that are outdated.
 
     With `minutes` no row is begun that would take longer than what is left, if it took as long as the longest so far.
+    Rows that another process is at are left to it.
     """
     profile = read_params(ROOT).profile
     variants = load_variants(ROOT / "variants.yaml")
     begun, longest = time.monotonic(), 0.0
     for variant, seed in sorted(jobs, key=lambda job: row_path(*job).exists()):
-        row = find_variant(variants, variant)
-        opened = store.open(store_of(row.layers, profile))
-        config = make_config(row, profile.train, seed=seed, steps=STEPS)
-        run = Run.of(config, opened, layers_of(row, profile, opened)[-1], Path())
-        path, present = row_path(variant, seed), read_row(row_path(variant, seed))
-        if (present.get("fingerprint"), present.get("metrics_versions")) == (run.identity, VERSIONS):
-            continue
         if (time.monotonic() - begun + longest) / 60 > minutes:
-            print(f"no time left for {path.name}")
+            print(f"no time left for {variant}, seed {seed}")
             return
         started = time.monotonic()
+        if measure_if_needed(find_variant(variants, variant), seed, profile):
+            longest = max(longest, time.monotonic() - started)
+            print(f"{variant}, seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def measure_if_needed(variant: Variant, seed: int, profile: Profile) -> bool:
+    """Measure a row unless it is there, or another process is at it; whether that was done."""
+    path = row_path(variant.name, seed)
+    try:
+        lock = Lock(ROOT / "runs" / "rows" / path.stem, "row")
+    except Problem:
+        return False
+    try:
+        opened = store.open(store_of(variant.layers, profile))
+        present = read_row(path)
+        if present.get("store_fingerprint") == opened.manifest.fingerprint and is_current(variant, present):
+            return False
+        config = make_config(variant, profile.train, seed=seed, steps=STEPS)
+        run = Run.of(config, opened, layers_of(variant, profile, opened)[-1], Path())
         write_json(path, measure(run, profile))
-        longest = max(longest, time.monotonic() - started)
-        print(f"{path.name}: {time.monotonic() - started:.0f} s", flush=True)
+        return True
+    finally:
+        lock.release()
 
 
 def store_of(layers: str, profile: Profile) -> Path:
@@ -104,8 +138,9 @@ def measure(run: Run, profile: Profile) -> dict[str, Any]:
     facts = {
         "variant": config.variant.name,
         "seed": config.seed,
-        "fingerprint": run.identity,
+        "recipe": fingerprint(config, run.store.manifest.fingerprint, run.layer),
         "metrics_versions": VERSIONS,
+        "store_fingerprint": run.store.manifest.fingerprint,
         "store_root": run.store.root,
         "layer": run.layer,
         "batch_rows": config.batch_rows,
@@ -122,6 +157,7 @@ def measure(run: Run, profile: Profile) -> dict[str, Any]:
     rates = json.loads(folder.with_name(f"{folder.name}.run.json").read_text())
     return {
         **facts,
+        "plan": trained.training["plan"],
         "seconds": round(rates["seconds"]) if trained.did == "trained" else None,
         "stopped_by": trained.training["stopped_by"],
         "final": trained.training["final"],
@@ -130,3 +166,9 @@ def measure(run: Run, profile: Profile) -> dict[str, Any]:
         "pairs": temporal["pairs"],
         "autocorrelation": {name: of["autocorrelation"] for name, of in temporal["measures"].items()},
     }
+
+
+def computed_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two rows saw the same activations and were trained in the same arithmetic."""
+    same_plan = all(one["plan"][key] == other["plan"][key] for key in ("device", "products", "cpu", "torch"))
+    return same_plan and one["store_root"] == other["store_root"]

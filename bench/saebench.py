@@ -42,8 +42,7 @@ from stages.sae.files import save
 from store.documents import split_of
 from store.files import write_json
 from store.layout import hook_name
-from tests.evaluate.core.test_saebench import TEMPORAL
-from tests.evaluate.stand_ins import sae_with, units_of
+from tests.evaluate.stand_ins import TEMPORAL, sae_with, units_of
 from tests.project import write_corpus
 from tests.tiny import KINDS, tiny_model_folder
 

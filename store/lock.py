@@ -1,4 +1,4 @@
-"""One writer a store: an advisory lock on a file beside it."""
+"""One writer a folder: an advisory lock on a file beside it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from store.problem import Problem
 
 
 class Lock:
-    """Holds `<store>.lock` from construction to `release`; the system drops it when the process dies."""
+    """Holds `<folder>.lock` from construction to `release`; the system drops it when the process dies."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, what: str = "store") -> None:
+        """`what` the folder holds, for the Problem that is raised where it cannot be had."""
         path = folder.with_name(folder.name + ".lock")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise Problem(
-                "A store cannot be written here.",
+                f"A {what} cannot be written here.",
                 where=folder.absolute(),
                 found=error.strerror,
                 do="choose another folder",
@@ -29,7 +30,7 @@ class Lock:
         except OSError:
             os.close(self._descriptor)
             raise Problem(
-                "Another process is writing this store.",
+                f"Another process is writing this {what}.",
                 where=folder.absolute(),
                 found=f"a lock on {path.absolute()}",
                 do="wait until it has finished, or stop it",

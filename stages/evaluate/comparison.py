@@ -19,7 +19,7 @@ from stages.evaluate.definition import BETTER, Definition
 from stages.evaluate.levels import levels_of
 from stages.evaluate.results import Result, read_results
 from stages.evaluate.standard_error import half_width
-from stages.evaluate.temporal.run import gain
+from stages.evaluate.temporal.run import GAIN, gain
 from store.files import readable_json, write_atomically
 
 COMPARISON = "comparison"
@@ -31,8 +31,6 @@ BESIDE = {
     "activations": "activations",
 }
 """By column, the measure of `temporal.json` that a value is set against."""
-GAIN = ("codes", "codes_inputs_permuted", "untrained", "untrained_inputs_permuted")
-"""Measures that a gain is made of."""
 
 
 @dataclass(frozen=True)

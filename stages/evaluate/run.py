@@ -24,6 +24,7 @@ from stages.language_model.config import ModelConfig
 from stages.language_model.model import LanguageModel
 from stages.language_model.model import load as load_language_model
 from stages.language_model.splice import Splice
+from stages.memory import keep_freed_memory
 from store import ActivationStore
 from store import open as open_store
 from store.files import write_json
@@ -61,6 +62,7 @@ def evaluate(
     batches = Batches.divide(opened.rows("heldout"), config)
     waiting = [task for task in tasks if task.missing]
     if waiting:
+        keep_freed_memory()
         lm = load_language_model(lm_config, progress)
         check_model(opened, lm)
         for layer in sorted({task.subject.layer for task in waiting}):

@@ -24,7 +24,12 @@ SEQUENCES = 4
 """Sequences that are checked: about 2 s of forward passes on two cores."""
 
 TOLERANCE = {"float32": 1e-4, "float16": 2e-3, "bfloat16": 2e-2}
-"""Largest `|stored - unbatched| / |unbatched|` of a token, by the coarser of compute and storage dtype."""
+"""Largest root mean square over a sequence's tokens of `|stored - unbatched| / |unbatched|`, by the coarser of compute
+and storage dtype. In bfloat16 Gemma 3 270M compiled and as it is are 8e-3 apart, and each 5e-3 from float32."""
+
+ONE_TOKEN = 10
+"""By how much a single token may exceed that. Rounding has a long tail: of 3,072 tokens one was 5.4e-2 apart; a token
+of another text is about 5e-1."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +39,14 @@ class SelfCheck:
     sequences: list[int]
     """Row numbers that were run again."""
 
-    worst_unbatched: float
-    """Largest relative difference of a token against the unmodified model, one sequence at a time."""
+    worst_sequence: float
+    """Largest root mean square over a sequence of its tokens' relative differences from the unmodified model."""
+
+    worst_token: float
+    """Largest of these differences."""
 
     tolerance: float
-    """What was allowed."""
+    """What was allowed of a sequence."""
 
 
 def self_check(
@@ -49,7 +57,7 @@ def self_check(
     plan: HarvestPlan,
 ) -> SelfCheck:
     """Compare stored sequences with a second run: equal to the bit in the same batch, and close to
-    the unmodified model run on the sequence alone.
+    the unmodified model run on the sequence alone, on the whole and token by token.
 
     Raises:
         Problem: naming the sequence and layer, if they differ.
@@ -58,8 +66,8 @@ def self_check(
     seed = int(store.fingerprint[:16], 16)
     count = min(SEQUENCES, store.n_sequences)
     rows = np.sort(np.random.default_rng(seed).choice(store.n_sequences, count, replace=False))
-    coarser = max(plan.compute_dtype, config.dtype, key=lambda name: TOLERANCE[name])
-    worst = 0.0
+    tolerance = max(TOLERANCE[plan.compute_dtype], TOLERANCE[config.dtype])
+    worst_sequence, worst_token = 0.0, 0.0
     for row in rows.tolist():
         shard = next(s for s in range(store.n_shards) if row in store.shard_rows(s))
         place = row - store.shard_rows(shard).start
@@ -70,16 +78,17 @@ def self_check(
             stored = store.stored(layer, row)
             if not np.array_equal(stored, again[layer]):
                 raise _differs(row, layer, "equal to the bit in the same batch", "other bits")
-            difference = _relative(from_storage(stored, config.dtype), alone[layer])
-            worst = max(worst, difference)
-            if not difference <= TOLERANCE[coarser]:
+            differences = _relative(from_storage(stored, config.dtype), alone[layer])
+            sequence, token = float(differences.square().mean().sqrt()), float(differences.max())
+            if not (sequence <= tolerance and token <= ONE_TOKEN * tolerance):
                 raise _differs(
                     row,
                     layer,
-                    f"within {TOLERANCE[coarser]:g} of the unmodified model, relative, a token",
-                    f"{difference:.3g}",
+                    f"within {tolerance:g} of the unmodified model, relative, and {ONE_TOKEN * tolerance:g} a token",
+                    f"{sequence:.3g}, and {token:.3g} at position {int(differences.argmax())}",
                 )
-    return SelfCheck(rows.tolist(), worst, TOLERANCE[coarser])
+            worst_sequence, worst_token = max(worst_sequence, sequence), max(worst_token, token)
+    return SelfCheck(rows.tolist(), worst_sequence, worst_token, tolerance)
 
 
 def _same_batch(
@@ -121,11 +130,10 @@ def _unbatched(
     return caught
 
 
-def _relative(stored: Float[Tensor, "context d"], reference: Float[Tensor, "context d"]) -> float:
-    """Largest relative difference of a token."""
+def _relative(stored: Float[Tensor, "context d"], reference: Float[Tensor, "context d"]) -> Float[Tensor, " context"]:
+    """Relative difference of each token."""
     reference = reference.double().cpu()
-    difference = (stored.double() - reference).norm(dim=-1) / reference.norm(dim=-1).clamp_min(1e-30)
-    return float(difference.max())
+    return (stored.double() - reference).norm(dim=-1) / reference.norm(dim=-1).clamp_min(1e-30)
 
 
 def _differs(row: int, layer: int, expected: str, found: str) -> Problem:

@@ -13,6 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator, NullFormatter
 
+DASHED: dict[str, Any] = {"linestyle": (0, (3, 2)), "linewidth": 1.1}
+"""Lines of nulls and of untrained SAEs."""
+
 SIZE = (4.9, 3.1)
 """Inches of a panel: text stays readable when it is as narrow as a phone."""
 

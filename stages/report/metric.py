@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 from stages.evaluate.catalogue import CATALOGUE, SUMMARY_K, of_probe
 from stages.evaluate.definition import Definition
-
-SCALES = ("short", "medium", "long")
-"""Of lags, as the evaluation names them."""
+from stages.evaluate.temporal.consistency import SCALES
 
 
 @dataclass(frozen=True)

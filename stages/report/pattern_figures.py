@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from stages.evaluate.catalogue import CATALOGUE
-from stages.report.drawing import Picture, legend_below, panel, picture
+from stages.report.drawing import DASHED, Picture, legend_below, panel, picture
 from stages.report.evaluated_run import EvaluatedRun, grouped
 from stages.report.palette import GREY, SOFT, colours
-from stages.report.temporal_figures import DASHED
 from stages.report.temporal_tables import has_patterns
 
 LOOKS: dict[str, dict[str, Any]] = {"codes": {}, "codes_inputs_permuted": DASHED}

@@ -9,13 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter, NullLocator
 
 from stages.evaluate.catalogue import PROBED
-from stages.report.drawing import Picture, legend_below, panel, picture
+from stages.report.drawing import DASHED, Picture, legend_below, panel, picture
 from stages.report.evaluated_run import EvaluatedRun, grouped
 from stages.report.palette import GREY, SOFT, colours
 from stages.report.probing_tables import tasks_of
-
-DASHED: dict[str, Any] = {"linestyle": (0, (3, 2)), "linewidth": 1.1}
-"""Of untrained SAEs."""
 
 
 def probes(runs: Sequence[EvaluatedRun]) -> list[Picture]:

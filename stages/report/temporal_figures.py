@@ -9,17 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
-from stages.report.drawing import Picture, legend_below, panel, picture
+from stages.evaluate.temporal.consistency import SCALES
+from stages.report.drawing import DASHED, Picture, legend_below, panel, picture
 from stages.report.evaluated_run import EvaluatedRun, grouped
-from stages.report.metric import SCALES
 from stages.report.palette import GREY, SOFT, colours
 from stages.report.scatter import scatter
 
 TCS_NULLS = {"inputs_permuted": "x", "codes_permuted": "+", "untrained": "1"}
 """Nulls that have no business being high, and their marks."""
-
-DASHED: dict[str, Any] = {"linestyle": (0, (3, 2)), "linewidth": 1.1}
-"""Of nulls."""
 
 
 def autocorrelation(runs: Sequence[EvaluatedRun]) -> list[Picture]:

@@ -11,9 +11,9 @@ from stages.evaluate.catalogue import CATALOGUE
 from stages.evaluate.comparison import gain_of
 from stages.evaluate.definition import Definition
 from stages.evaluate.temporal.catalogue import CONSISTENCY, KINDS, LIFETIMES, TRANSITIONS
+from stages.evaluate.temporal.consistency import SCALES
 from stages.report.cells import Cell, row, table
 from stages.report.evaluated_run import EvaluatedRun
-from stages.report.metric import SCALES
 from stages.report.numeral import MISSING, numeral, signed
 from stages.report.palette import colours
 

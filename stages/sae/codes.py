@@ -33,6 +33,18 @@ class Codes(ABC):
         """The same codes with zeros for latents before `first` and from `last` on."""
 
     @abstractmethod
+    def narrowed(self, width: int, wanted: Bool[Tensor, "*tokens"]) -> Codes:
+        """The first `width` latents of the tokens that are wanted: codes of shape `[wanted, width]`."""
+
+    @abstractmethod
+    def scaled(self, factors: Float[Tensor, "*tokens"]) -> Codes:
+        """The codes, each token's times a factor."""
+
+    @abstractmethod
+    def squares(self) -> Float[Tensor, "*tokens"]:
+        """The sum of each token's squared codes."""
+
+    @abstractmethod
     def total(self) -> Float[Tensor, "*tokens"]:
         """The sum of each token's codes, which are never negative: their L1 norm."""
 
@@ -65,6 +77,15 @@ class DenseCodes(Codes):
     def between(self, first: int, last: int) -> Codes:
         latents = torch.arange(self.tensor.shape[-1], device=self.tensor.device)
         return DenseCodes(self.tensor * ((latents >= first) & (latents < last)))
+
+    def narrowed(self, width: int, wanted: Bool[Tensor, "*tokens"]) -> Codes:
+        return DenseCodes(self.tensor[..., :width][wanted])
+
+    def scaled(self, factors: Float[Tensor, "*tokens"]) -> Codes:
+        return DenseCodes(self.tensor * factors.unsqueeze(-1))
+
+    def squares(self) -> Float[Tensor, "*tokens"]:
+        return self.tensor.square().sum(-1)
 
     def total(self) -> Float[Tensor, "*tokens"]:
         return self.tensor.sum(-1)
@@ -100,6 +121,16 @@ class SparseCodes(Codes):
     def between(self, first: int, last: int) -> Codes:
         kept, selection = self.selection.between(first, last)
         return SparseCodes(self.values[kept], selection, self.shape)
+
+    def narrowed(self, width: int, wanted: Bool[Tensor, "*tokens"]) -> Codes:
+        kept, selection = self.selection.narrowed(width, wanted.flatten())
+        return SparseCodes(self.values[kept], selection, (len(selection.ends),))
+
+    def scaled(self, factors: Float[Tensor, "*tokens"]) -> Codes:
+        return SparseCodes(self.values * factors.flatten()[self.selection.tokens], self.selection, self.shape)
+
+    def squares(self) -> Float[Tensor, "*tokens"]:
+        return self.selection.by_token(self.values.square()).view(self.shape)
 
     def total(self) -> Float[Tensor, "*tokens"]:
         return self.selection.by_token(self.values).view(self.shape)

@@ -20,9 +20,29 @@ def product(
     a: Float[Tensor, "n m"], b: Float[Tensor, "m p"], dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "n p"]:
     """`a @ b` with both factors, and both factors of the backward pass, in `dtype`; the result is float32."""
-    if dtype == torch.float32:
-        return a @ b
-    return (a.to(dtype) @ b.to(dtype)).to(torch.float32)
+    return a @ b if dtype == torch.float32 else _Product.apply(a, b, dtype)
+
+
+class _Product(torch.autograd.Function):
+    """A product of rounded factors.
+
+    Left to autograd, gradients may come in the transposed layout, and every operation that meets one in the
+    usual layout takes ten times as long: a fifth of the step of a ReLU SAE.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+        a, b = a.to(dtype), b.to(dtype)
+        ctx.save_for_backward(a, b)
+        return (a @ b).to(torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        a, b = ctx.saved_tensors
+        gradient = gradients[0].to(a.dtype)
+        by_a = (gradient @ b.T).to(torch.float32) if ctx.needs_input_grad[0] else None
+        by_b = (a.T @ gradient).to(torch.float32) if ctx.needs_input_grad[1] else None
+        return by_a, by_b, None
 
 
 class Selection:
@@ -98,6 +118,12 @@ class Selection:
         kept = (self.latents >= first) & (self.latents < last)
         counts = torch.bincount(self.tokens[kept], minlength=len(self.ends))
         return kept, Selection(self.latents[kept], counts.cumsum(0), self.width)
+
+    def narrowed(self, width: int, wanted: Bool[Tensor, " n"]) -> tuple[Bool[Tensor, " choices"], Selection]:
+        """Which choices are of the first `width` latents and of tokens that are wanted, and the selection of these."""
+        kept = (self.latents < width) & wanted[self.tokens]
+        counts = torch.bincount(self.tokens[kept], minlength=len(self.ends))[wanted]
+        return kept, Selection(self.latents[kept], counts.cumsum(0), width)
 
 
 class _SelectedLinear(torch.autograd.Function):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +20,6 @@ METRICS = (
     *(f"tcs_{scale}{suffix}" for scale in SCALES for suffix in ("", "_se", "_inputs_permuted")),
 )
 """Numbers of a summary that experiments carry."""
-_COLLAPSED = re.compile(r"Training .+ collapsed at step (\d+): (.+)\.")
-"""How a collapse guard puts it."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +47,7 @@ class Outcome:
     @classmethod
     def of_collapse(cls, cell: Cell, fingerprint: str, collapse: Collapse) -> Outcome:
         """That of a cell that a guard ended."""
-        found = _COLLAPSED.fullmatch(collapse.what)
-        assert found, f"a guard that speaks otherwise: {collapse.what}"
-        return cls(cell, fingerprint, int(found[1]), found[2], str(collapse), {})
+        return cls(cell, fingerprint, collapse.step, collapse.symptom, str(collapse), {})
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -26,6 +26,12 @@ LARGEST_TEMPORAL_PULL = 1.0
 class Collapse(Problem):
     """A training that ended because it produced, or could only produce, a dead SAE."""
 
+    def __init__(self, name: str, step: int, symptom: str, *, expected: str, found: str, do: str) -> None:
+        """`name` is the variant's, `symptom` a sentence without its full stop."""
+        self.step = step
+        self.symptom = symptom
+        super().__init__(f"Training {name} collapsed at step {step}: {symptom}.", expected=expected, found=found, do=do)
+
 
 class CollapseGuard:
     """Looks at a step's metrics (those of the log) for signs of a dead run."""
@@ -46,7 +52,9 @@ class CollapseGuard:
         symptom = self._symptom(step, metrics)
         if symptom is not None:
             raise Collapse(
-                f"Training {self.variant.name} collapsed at step {step}: {symptom}",
+                self.variant.name,
+                step,
+                symptom,
                 expected=self._expected(step),
                 found=", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items())),
                 do=self._diagnosis(metrics),
@@ -56,17 +64,17 @@ class CollapseGuard:
         l0, explained = metrics["l0"], metrics["explained_variance"]
         dead = metrics["dead_latents"] / self.d_sae
         if not (math.isfinite(metrics["loss/total"]) and math.isfinite(metrics["grad_norm"])):
-            return "the loss or its gradient is not finite."
+            return "the loss or its gradient is not finite"
         if not ENERGIES[0] <= metrics["input_energy"] <= ENERGIES[1]:
-            return f"the mean squared norm of the inputs is {metrics['input_energy']:.3g} instead of 1."
+            return f"the mean squared norm of the inputs is {metrics['input_energy']:.3g} instead of 1"
         if l0 < SMALLEST_L0:
-            return f"a token activates {l0:.3g} latents."
+            return f"a token activates {l0:.3g} latents"
         if dead > LARGEST_DEAD_SHARE:
-            return f"{dead:.0%} of the latents are dead."
+            return f"{dead:.0%} of the latents are dead"
         if step >= self.settled and l0 > LARGEST_SHARE * self.d_sae:
-            return f"a token activates {l0:.4g} of {self.d_sae} latents."
+            return f"a token activates {l0:.4g} of {self.d_sae} latents"
         if step >= self.settled and explained <= 0:
-            return f"it explains {explained:.3g} of the variance, less than the mean does."
+            return f"it explains {explained:.3g} of the variance, less than the mean does"
         return None
 
     def _expected(self, step: int) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
+from stages.memory import keep_freed_memory
 from stages.sae.normalisation import Normalisation
 from stages.train.config import TrainConfig
 from stages.train.guards import CollapseGuard
@@ -17,6 +19,7 @@ from stages.train.run import METRICS, Run, TrainResult
 from stages.train.schedule import ends_of_schedules
 from stages.train.trainer import Trainer, following
 from store import ActivationStore
+from store.lock import Lock
 from store.progress import SILENT, Progress
 from store.windows import WindowBatch
 
@@ -58,16 +61,22 @@ def train_together(
     takes the place of its result. Runs that were interrupted at different steps wait for the last one.
 
     Raises:
+        Problem: another process is at one of them.
         ValueError: the runs do not share their windows.
     """
     if len({(run.store.root, run.layer, run.config.seed, run.config.batch_rows) for run in runs}) > 1:
         raise ValueError("trainings in lockstep need one store, layer, seed and batch size")
     results: dict[Run, TrainResult | Exception] = {run: done for run in runs if (done := run.finished()) is not None}
-    plans = {run: run.prepare(replace, progress) for run in runs if run not in results}
-    if plans:
-        members = [Member(run, plan) for run, plan in plans.items()]
-        _step_together(members, progress)
-        results |= {member.run: member.failure or member.finish() for member in members}
+    with ExitStack() as held:
+        for run in runs:
+            if run not in results:
+                held.callback(Lock(run.folder, "training").release)
+        plans = {run: run.prepare(replace, progress) for run in runs if run not in results}
+        if plans:
+            keep_freed_memory()
+            members = [Member(run, plan) for run, plan in plans.items()]
+            _step_together(members, progress)
+            results |= {member.run: member.finish() for member in members}
     return [results[run] for run in runs]
 
 
@@ -142,8 +151,16 @@ class Member:
         if last or stopping.now or self.done % config.checkpoint_every == 0:
             self.run.keep(self.trainer, self.done)
 
-    def finish(self) -> TrainResult:
-        """Leave the finished run behind."""
+    def finish(self) -> TrainResult | Exception:
+        """Leave the finished run behind. What prevents it, then or before, is returned: the others must not pay."""
+        if self.failure is not None:
+            return self.failure
+        try:
+            return self._finish()
+        except Exception as error:
+            return error
+
+    def _finish(self) -> TrainResult:
         facts = self.run.finish(self.trainer, self.plan, self.done, self.log.latest())
         self.run.write_rates(self.done - self.first, self.seconds)
         return TrainResult(self.run.folder, facts, self.first)

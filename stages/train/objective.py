@@ -113,7 +113,7 @@ class Objective:
             terms["separation"] = row.separation.weight * separation(sae.W_dec, row.separation, self.seed, step)
         pairs = 0
         if row.contrast and row.contrast.weight:
-            loss, pairs = contrast(codes.dense(), batch.segments, row.contrast)
+            loss, pairs = contrast(codes, batch.segments, row.contrast, sae.d_sae)
             terms["contrast"] = row.contrast.weight * loss
         consistency = None
         if self.temporal is not None:

@@ -179,8 +179,12 @@ def _check_statistics(store: ActivationStore, layer: int) -> None:
         )
 
 
-def fingerprint(config: TrainConfig, store: ActivationStore, layer: int) -> str:
-    """sha256 of everything that decides what a training leaves behind, the code of its stages included."""
+def fingerprint(config: TrainConfig, activations: str, layer: int) -> str:
+    """sha256 of everything that decides what a training leaves behind, the code of its stages included.
+
+    `activations` names what it trains on: the root digest of a store, or the fingerprint of one where stores that
+    several kinds of machine make of one request, with other roundings, are to count as the same.
+    """
     return digest(
         {
             "variant": config.variant.numbers,
@@ -190,7 +194,7 @@ def fingerprint(config: TrainConfig, store: ActivationStore, layer: int) -> str:
             "d_sae": config.d_sae,
             "k": config.k,
             "log_every": config.log_every,
-            "store": store.root,
+            "store": activations,
             "layer": layer,
             "code": _code(),
         }

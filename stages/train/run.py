@@ -77,7 +77,7 @@ class Run:
     def of(cls, config: TrainConfig, store: ActivationStore, layer: int, folder: Path) -> Run:
         """The run of a training that can work. Raises a Problem for one that cannot."""
         check_plan(config, store, layer)
-        return cls(config, store, layer, folder, fingerprint(config, store, layer))
+        return cls(config, store, layer, folder, fingerprint(config, store.root, layer))
 
     def finished(self) -> TrainResult | None:
         """What the folder holds if it is this run, finished, with files as they were written."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,33 +32,63 @@ def level_errors(
 
 
 def contrast(
-    codes: Float[Tensor, "batch seq d_sae"], segments: Int[Tensor, "batch seq"], row: ContrastRow
+    codes: Codes, segments: Int[Tensor, "batch seq"], row: ContrastRow, d_sae: int
 ) -> tuple[Float[Tensor, ""], int]:
     """Symmetric InfoNCE between tokens and the ones before them, and the number of pairs.
 
     T-SAE (Bhalla et al. 2025, arXiv 2511.05541), section 3: among all pairs of the batch each token should find its
-    predecessor, and each predecessor its token. Temperature 1.
+    predecessor, and each predecessor its token. Temperature 1. Similarities are a decoding of the tokens' codes with
+    their predecessors' codes for rows, so sparse codes never meet as dense ones.
 
     Raises:
         Problem: no two adjacent tokens share a document.
     """
-    adjacent = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] >= 0)
-    split = codes[..., : width_of(row.share, codes.shape[-1])]
-    now, before = split[:, 1:][adjacent], split[:, :-1][adjacent]
-    if len(now) == 0:
+    adjacent = ((segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] >= 0)).flatten()
+    n_pairs = int(adjacent.sum())
+    if n_pairs == 0:
         raise Problem(
             "The contrastive term has weight but saw no pairs in a batch.",
             expected="two adjacent tokens of one document",
             found=f"{segments.shape[0]} windows of {segments.shape[1]} tokens without such a pair",
             do="harvest longer documents",
         )
+    width, position = width_of(row.share, d_sae), torch.arange(segments.shape[1], device=segments.device)
+    now, before = (
+        _comparable(codes.narrowed(width, wanted.expand_as(segments)), row)
+        for wanted in (position > 0, position < len(position) - 1)
+    )
+    similarities = now.decode(before.dense().T.contiguous(), torch.float32)
+    return _SymmetricCrossEntropy.apply(similarities, adjacent), n_pairs
+
+
+def _comparable(codes: Codes, row: ContrastRow) -> Codes:
+    """Codes whose inner products are the row's similarity."""
     if row.similarity == "cosine":
-        now, before = (F.normalize(part, dim=-1, eps=1e-8) for part in (now, before))
-    else:
-        now, before = now * row.scale, before * row.scale
-    logits = now @ before.T
-    own = torch.arange(len(now), device=codes.device)
-    return F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own), len(now)
+        return codes.scaled(codes.squares().clamp(min=1e-16).rsqrt())
+    return codes.scaled(torch.full_like(codes.total(), row.scale))
+
+
+class _SymmetricCrossEntropy(torch.autograd.Function):
+    """Mean cross entropies of the rows and of the columns of a square matrix whose diagonal is right, added up.
+
+    Rows and columns that are no pairs are left out as exp(-inf) = 0 rather than cut out: rows of a length that is no
+    multiple of 16 take operations several times as long.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, similarities: Tensor, pairs: Tensor) -> Tensor:
+        logits = similarities.masked_fill(~pairs, -torch.inf).masked_fill_(~pairs.unsqueeze(1), -torch.inf)
+        rows = logits.logsumexp(1, keepdim=True).masked_fill_(~pairs.unsqueeze(1), 0.0)
+        columns = logits.logsumexp(0, keepdim=True).masked_fill_(~pairs, 0.0)
+        ctx.save_for_backward(logits, rows, columns, pairs)
+        return (rows.sum() + columns.sum() - 2 * logits.diagonal()[pairs].sum()) / pairs.sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        logits, rows, columns, pairs = ctx.saved_tensors
+        slope = (logits - rows).exp_().add_((logits - columns).exp_())
+        slope.diagonal().sub_(2 * pairs)
+        return slope.mul_(gradients[0] / pairs.sum()), None
 
 
 def separation(W_dec: Float[Tensor, "d_sae d_in"], row: SeparationRow, seed: int, step: int) -> Float[Tensor, ""]:

@@ -38,13 +38,10 @@ class Unlearning:
     @property
     def scores(self) -> dict[int, float]:
         """SAEBench's score by the window of the settings: SAEBench's own is 1, as is RMU's, which has none."""
-        windows = [how.get("window", 1) for how, _ in self.outcomes]
-        return {
-            window: unlearning_score(
-                [outcome for (_, outcome), of in zip(self.outcomes, windows, strict=True) if of == window]
-            )
-            for window in sorted(set(windows))
-        }
+        found: dict[int, list[Outcome]] = {}
+        for how, outcome in self.outcomes:
+            found.setdefault(how.get("window", 1), []).append(outcome)
+        return {window: unlearning_score(outcomes) for window, outcomes in sorted(found.items())}
 
     def document(self) -> dict[str, Any]:
         """The content of `unlearning.json`."""

@@ -90,14 +90,8 @@ def pack(texts: Sequence[str], lm: LanguageModel, context: int, n_rows: int, see
         Problem: they do not fill one row.
     """
     order = np.random.default_rng(seed).permutation(len(texts))
-    packer = Packer(context, "concat", lm.bos_id, lm.pad_id)
-    documents = (Document(str(i), texts[i], "") for i in order)
-    found, count = [], 0
-    for rows in complete_rows(documents, lm.tokenizer, packer):
-        found.append(rows)
-        count += len(rows[0])
-        if count >= n_rows:
-            break
+    packer = Packer(context, "concat", lm.bos_id, lm.pad_id, limit=n_rows * context)
+    found = list(complete_rows((Document(str(i), texts[i], "") for i in order), lm.tokenizer, packer))
     if not found:
         raise Problem(
             "The text gives no full sequence.",
@@ -105,5 +99,5 @@ def pack(texts: Sequence[str], lm: LanguageModel, context: int, n_rows: int, see
             found=f"fewer, in {len(texts)} texts",
             do="give more text",
         )
-    tokens, segments = (np.concatenate(parts)[:n_rows] for parts in zip(*found, strict=True))
+    tokens, segments = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return Rows(tokens, segments)

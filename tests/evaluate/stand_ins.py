@@ -11,11 +11,36 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.sae.architecture import PartsRow
+from stages.sae.architecture import (
+    AttentionRow,
+    ConvolutionRow,
+    GateRow,
+    IntegratorRow,
+    NormRow,
+    PartsRow,
+    PositionRow,
+    PredictionRow,
+    ResidualRow,
+)
 from stages.sae.codes import DenseCodes
 from stages.sae.model import SAE, Encoding
 from stages.sae.normalisation import Normalisation
 from stages.sae.sparsifier import TopK
+
+EVERYTHING = PartsRow(
+    PositionRow(3, 0.5),
+    AttentionRow(2, layer_norm=True, skip=True),
+    ConvolutionRow(2, (1, 3)),
+    ResidualRow(16),
+    NormRow("layer"),
+    GateRow(4, 2.0),
+)
+TEMPORAL = {
+    "everything": EVERYTHING,
+    "prediction": PartsRow(prediction=PredictionRow(2, 2)),
+    "integrator": PartsRow(integrator=IntegratorRow(0.999)),
+}
+"""Parts by name, of SAEs that use the order of tokens."""
 
 
 class Affine(nn.Module):

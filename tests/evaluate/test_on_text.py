@@ -30,8 +30,7 @@ from stages.sae.architecture import NO_PARTS
 from stages.sae.files import save
 from store.problem import Problem
 from tests.evaluate.core import judges
-from tests.evaluate.core.test_saebench import EVERYTHING
-from tests.evaluate.stand_ins import sae_with, units_of
+from tests.evaluate.stand_ins import EVERYTHING, sae_with, units_of
 from tests.project import TinyProject, write_corpus
 from tests.schemas import legacy_core_schema, saebench_schema
 from tests.tiny import tiny_model_folder

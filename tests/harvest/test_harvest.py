@@ -7,10 +7,12 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import store
 from stages.harvest import selfcheck
@@ -144,6 +146,23 @@ def test_the_self_check_sees_what_is_not_the_models(
         harvest(tmp_path / "s", CONFIG, model, text)
     with pytest.raises(Problem):
         store.open(tmp_path / "s")
+
+
+def test_the_self_check_allows_one_token_a_longer_tail_than_a_sequence(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, tolerance = selfcheck._unbatched, selfcheck.TOLERANCE["float32"]
+
+    def with_one_token_off(*args: Any) -> dict[int, Tensor]:
+        found = {layer: x.clone() for layer, x in original(*args).items()}
+        for x in found.values():
+            x[5] *= 1 + 2 * tolerance
+        return found
+
+    monkeypatch.setattr(selfcheck, "_unbatched", with_one_token_off)
+    harvest(tmp_path / "s", CONFIG, model, text)
+    check = json.loads((tmp_path / "s.run.json").read_text())["self_check"]
+    assert check["worst_sequence"] < tolerance < check["worst_token"]
 
 
 def test_too_little_disk_is_refused_before_the_first_shard(

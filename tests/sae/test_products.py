@@ -115,6 +115,10 @@ def test_codes_count_and_sum_alike_in_both_forms(sparsifier: Sparsifier) -> None
     torch.testing.assert_close(codes.total(), dense.sum(-1))
     assert torch.equal(codes.count(), (dense > 0).sum(-1))
     assert torch.equal(codes.fired(keep), (dense[keep] > 0).any(0))
+    factors = torch.rand(3, 4, generator=torch.Generator().manual_seed(7))
+    torch.testing.assert_close(codes.squares(), dense.square().sum(-1))
+    torch.testing.assert_close(codes.scaled(factors).dense(), dense * factors.unsqueeze(-1))
+    torch.testing.assert_close(codes.narrowed(9, keep).dense(), dense[keep][:, :9])
     assert not codes.fired(torch.zeros_like(keep)).any()
 
 
@@ -138,3 +142,5 @@ def test_bfloat16_product_differentiates_in_bfloat16() -> None:
     result.sum().backward()
     assert a.grad.dtype == torch.float32
     torch.testing.assert_close(a.grad, (torch.ones(4, 3) @ b.T).detach(), rtol=3e-2, atol=3e-2)
+    torch.testing.assert_close(b.grad, (a.T @ torch.ones(4, 3)).detach(), rtol=3e-2, atol=3e-2)
+    assert a.grad.is_contiguous() and b.grad.is_contiguous()

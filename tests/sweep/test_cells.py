@@ -224,7 +224,9 @@ def test_experiments_carry_the_numbers_that_exist(tmp_path: Path, rows: dict) ->
 
 def test_what_a_guard_ended_is_an_outcome(tmp_path: Path, rows: dict) -> None:
     *_, cell = cells_of(sweep_of(tmp_path, SWEEP), rows, SIZES)
-    said = Collapse("Training topk collapsed at step 99: a token activates 0.2 latents.", do="L1: lower it")
+    said = Collapse(
+        "topk", 99, "a token activates 0.2 latents", expected="L0 above 0.5", found="l0 0.2", do="L1: lower it"
+    )
     outcome = Outcome.of_collapse(cell, "f" * 64, said)
     assert (outcome.steps_done, outcome.collapsed) == (99, "a token activates 0.2 latents")
     assert outcome.metrics == {"steps_done": 99, "collapsed": "a token activates 0.2 latents"}

@@ -80,7 +80,7 @@ def test_fingerprint_follows_what_decides_the_content(activations: store.Activat
         replace(config, variant=small.variant(lr=1e-4)),
         replace(config, variant=small.variant("baseline")),
     ]
-    prints = [fingerprint(each, activations, small.LAYER) for each in (config, same, *other)]
+    prints = [fingerprint(each, activations.root, small.LAYER) for each in (config, same, *other)]
     assert prints[0] == prints[1]
     assert len(set(prints)) == len(other) + 1
 
@@ -93,7 +93,7 @@ def test_comments_do_not_count_as_code() -> None:
 def test_texts_and_code_that_only_reads_outdate_nothing(activations: store.ActivationStore) -> None:
     row = small.variant()
     told = replace(row, source="other", reading="other", reported="other")
-    one, other = (fingerprint(small.config(each), activations, small.LAYER) for each in (row, told))
+    one, other = (fingerprint(small.config(each), activations.root, small.LAYER) for each in (row, told))
     assert one == other
     hashed = set(_code())
     assert {"stages.train.trainer", "stages.train.terms", "stages.sae.products", "stages.sae.inputs"} <= hashed

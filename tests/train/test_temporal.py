@@ -276,7 +276,7 @@ def test_a_control_without_weight_is_its_variant_until_the_terms_begin(
 ) -> None:
     logs = {}
     for name in ("warmup2000", "warmup2000+no-temporal"):
-        result = train(small.config(small.temporal(name, delay=12)), activations, small.LAYER, tmp_path / name)
+        result = train(small.config(small.temporal(name, delay=12, lr=3e-3)), activations, small.LAYER, tmp_path / name)
         table = result.folder / "metrics/plots/metrics/loss/reconstruction.tsv"
         logs[name] = [line.split("\t")[1] for line in table.read_text().splitlines()[1:]]
     assert logs["warmup2000"][:5] == logs["warmup2000+no-temporal"][:5]  # steps 0 to 12: the first term is step 12's
@@ -284,7 +284,7 @@ def test_a_control_without_weight_is_its_variant_until_the_terms_begin(
 
 
 def test_temporal_metrics_are_logged_for_every_scale(activations: store.ActivationStore, tmp_path: Path) -> None:
-    result = train(small.config(small.temporal()), activations, small.LAYER, tmp_path / "run")
+    result = train(small.config(small.temporal(lr=3e-3)), activations, small.LAYER, tmp_path / "run")
     final = result.training["final"]
     for scale in ("short", "medium", "long"):
         both = final[f"loss/temporal_{scale}"] + final[f"loss/buffer_{scale}"]

@@ -44,6 +44,12 @@ def made(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x, codes, W_dec, b_dec
 
 
+def sparse(codes: Tensor) -> SparseCodes:
+    """The same codes as choices."""
+    selection = Selection.of_places((codes > 0).flatten().nonzero().squeeze(-1), 16, D_SAE)
+    return SparseCodes(codes[codes > 0], selection, tuple(codes.shape[:-1]))
+
+
 def test_levels_are_reconstructions_from_the_first_latents() -> None:
     x, codes, W_dec, b_dec = made()
     row = replace(
@@ -55,9 +61,7 @@ def test_levels_are_reconstructions_from_the_first_latents() -> None:
     with torch.no_grad():
         sae.W_dec.copy_(W_dec)
         sae.b_dec.copy_(b_dec)
-    selection = Selection.of_places((codes > 0).flatten().nonzero().squeeze(-1), 16, D_SAE)
-    sparse = SparseCodes(codes[codes > 0], selection, tuple(codes.shape[:-1]))
-    for form in (DenseCodes(codes), sparse):
+    for form in (DenseCodes(codes), sparse(codes)):
         for width, error in zip((2, 5, D_SAE), level_errors(x, form, sae, widths), strict=True):
             torch.testing.assert_close(error, x - (codes[..., :width] @ W_dec[:width] + b_dec))
 
@@ -83,15 +87,37 @@ def test_contrast_is_the_papers_sum_over_pairs(similarity: str) -> None:
         among_befores = sum(math.exp(s(now, other)) for _, other in pairs)
         among_nows = sum(math.exp(s(other, before)) for other, _ in pairs)
         expected -= (2 * s(now, before) - math.log(among_befores) - math.log(among_nows)) / len(pairs)
-    loss, count = contrast(codes, SEGMENTS, row)
-    assert count == len(pairs) == 9
-    assert loss.item() == pytest.approx(expected, rel=1e-9)
+    for form in (DenseCodes(codes), sparse(codes)):
+        loss, count = contrast(form, SEGMENTS, row, D_SAE)
+        assert count == len(pairs) == 9
+        assert loss.item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("row", [ContrastRow(0.5, 1.0, "cosine"), ContrastRow(1.0, 1.0, "dot", 1.7)])
+def test_gradients_of_the_contrast_are_right_in_both_forms(row: ContrastRow) -> None:
+    codes = made()[1]
+    values = codes[codes > 0].requires_grad_()
+    dense = codes.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda h: contrast(DenseCodes(h), SEGMENTS, row, D_SAE)[0], (dense,), atol=1e-6)
+    contrast(DenseCodes(dense), SEGMENTS, row, D_SAE)[0].backward()
+    contrast(replace(sparse(codes), values=values), SEGMENTS, row, D_SAE)[0].backward()
+    assert dense.grad is not None and values.grad is not None and values.grad.abs().max() > 0
+    torch.testing.assert_close(values.grad, dense.grad[codes > 0])
+
+
+def test_contrast_lets_tokens_without_an_active_latent_be() -> None:
+    codes = made()[1]
+    codes[0, 2] = 0
+    for form in (DenseCodes(codes.requires_grad_()), sparse(codes.detach())):
+        assert contrast(form, SEGMENTS, ContrastRow(0.5, 1.0, "cosine"), D_SAE)[0].isfinite()
+    contrast(DenseCodes(codes), SEGMENTS, ContrastRow(0.5, 1.0, "cosine"), D_SAE)[0].backward()
+    assert codes.grad is not None and codes.grad.isfinite().all()
 
 
 def test_contrast_without_pairs_is_refused() -> None:
     alone = torch.arange(16).view(2, 8)
     with pytest.raises(Problem, match="saw no pairs"):
-        contrast(made()[1], alone, ContrastRow(0.5, 1.0, "cosine"))
+        contrast(DenseCodes(made()[1]), alone, ContrastRow(0.5, 1.0, "cosine"), D_SAE)
 
 
 def test_separation_is_the_mean_over_pairs_of_sampled_rows() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from stages.evaluate.definition import Definition
+from stages.evaluate.temporal.consistency import SCALES
+from stages.evaluate.temporal.lagged import FEW_LAGS
 
 
 def _scales(name: str, title: str, better: int, text: str, reading: str = "") -> tuple[Definition, ...]:
     return tuple(
-        Definition(f"{name}_{scale}", f"{title} {scale}", "1", better, text, reading, (name, scale))
-        for scale in ("short", "medium", "long")
+        Definition(f"{name}_{scale}", f"{title} {scale}", "1", better, text, reading, (name, scale)) for scale in SCALES
     )
 
 
@@ -70,9 +71,9 @@ CONSISTENCY = (
             "1",
             1,
             "By how much more often a latent is active so many tokens after it was active than after it was not.",
-            path=("persistence", lag),
+            path=("persistence", str(lag)),
         )
-        for lag in ("1", "4", "16", "64")
+        for lag in FEW_LAGS
     ),
 )
 LIFETIMES = (

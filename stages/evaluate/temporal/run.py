@@ -36,6 +36,8 @@ SUFFIXES = {
     "activations": "_activations",
 }
 """What `summary.json` adds to the names of the numbers of a measure."""
+GAIN = ("codes", "codes_inputs_permuted", "untrained", "untrained_inputs_permuted")
+"""Measures that a gain is made of, in the order of `gain`."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,7 @@ class Temporal:
         return numbers | errors | {f"{name}_gain": gain for name, gain in self._gains().items()}
 
     def _gains(self) -> dict[str, float]:
-        codes, null, untrained, untrained_null = (
-            self.measures[name].scalars
-            for name in ("codes", "codes_inputs_permuted", "untrained", "untrained_inputs_permuted")
-        )
+        codes, null, untrained, untrained_null = (self.measures[name].scalars for name in GAIN)
         names = [name for name in codes if name in null and name in untrained]
         return {name: gain(codes[name], null[name], untrained[name], untrained_null[name]) for name in names}
 

@@ -18,39 +18,25 @@ from stages.evaluate.core.variance import sparsity_variance
 from stages.language_model.config import ModelConfig
 from stages.language_model.model import load
 from stages.language_model.splice import Splice
-from stages.sae.architecture import (
-    AttentionRow,
-    ConvolutionRow,
-    GateRow,
-    IntegratorRow,
-    NormRow,
-    PartsRow,
-    PositionRow,
-    PredictionRow,
-    ResidualRow,
-)
 from stages.sae.files import for_raw
 from stages.sae.model import SAE
 from tests.evaluate.core import judges
-from tests.evaluate.stand_ins import MemoryStore, dead_sae, identity_sae, random_rows, random_sae, sae_with, units_of
+from tests.evaluate.stand_ins import (
+    EVERYTHING,
+    TEMPORAL,
+    MemoryStore,
+    dead_sae,
+    identity_sae,
+    random_rows,
+    random_sae,
+    sae_with,
+    units_of,
+)
 from tests.tiny import KINDS, tiny_model_folder
 
 D, LAYER, CONTEXT, BATCH = 32, 1, 24, 4
 BATCHES = [np.arange(i, i + BATCH) for i in range(0, 20, BATCH)]
 RECONSTRUCTION, VARIANCE = BATCHES[:2], BATCHES[2:]
-EVERYTHING = PartsRow(
-    PositionRow(3, 0.5),
-    AttentionRow(2, layer_norm=True, skip=True),
-    ConvolutionRow(2, (1, 3)),
-    ResidualRow(16),
-    NormRow("layer"),
-    GateRow(4, 2.0),
-)
-TEMPORAL = {
-    "everything": EVERYTHING,
-    "prediction": PartsRow(prediction=PredictionRow(2, 2)),
-    "integrator": PartsRow(integrator=IntegratorRow(0.999)),
-}
 
 
 @dataclass
