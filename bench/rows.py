@@ -30,8 +30,8 @@ from stages.evaluate.versions import TEMPORAL, VERSIONS
 from stages.sae.table import find_variant, load_variants
 from stages.sae.variant import Variant
 from stages.train.config import make_config
+from stages.train.identity import fingerprint
 from stages.train.loop import train
-from stages.train.plan import fingerprint
 from stages.train.run import Run
 from store.files import write_json
 from store.lock import Lock

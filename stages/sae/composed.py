@@ -11,7 +11,6 @@ from stages.sae.codes import DenseCodes, DerivedCodes
 from stages.sae.model import SAE, Encoding
 from stages.sae.normalisation import Normalisation
 from stages.sae.sparsifier import Sparsifier
-from stages.sae.threshold import for_inference
 
 
 class ComposedSAE(SAE):
@@ -34,7 +33,7 @@ class ComposedSAE(SAE):
     @torch.no_grad()
     def of(cls, sae: SAE, normalisation: Normalisation) -> ComposedSAE:
         """A trained SAE with its normalisation."""
-        sparsifier = for_inference(sae.sparsifier, sae.d_sae, 1.0)
+        sparsifier = sae.sparsifier.for_inference(sae.d_sae, 1.0)
         composed = cls(sae.d_in, sae.d_sae, sparsifier, sae.row, sae.context)
         units = {"mean": normalisation.mean.float(), "scale": torch.tensor(normalisation.scale), "pruned": sae.pruned}
         learned = {f"sparsifier.{name}": tensor for name, tensor in sparsifier.state_dict().items()}

@@ -16,7 +16,7 @@ from stages.sae.model import SAE
 from stages.sae.normalisation import Normalisation
 from stages.sae.outputs import BatchNorm
 from stages.sae.sparsifier import ReLU, TopK
-from stages.sae.threshold import JumpReLU, for_inference
+from stages.sae.threshold import JumpReLU
 from store.files import write_atomically, write_json
 
 CONFIG = "cfg.json"
@@ -42,7 +42,7 @@ def fold(sae: SAE, normalisation: Normalisation) -> SAE:
     `b_dec = mean + scale * b_dec'`, so `b_enc` and thresholds take the factor `scale` and the weights stay as they
     are. ReLU and TopK commute with a positive factor. Batch norm is affine once trained.
     """
-    raw = SAE(sae.d_in, sae.d_sae, for_inference(sae.sparsifier, sae.d_sae, normalisation.scale))
+    raw = SAE(sae.d_in, sae.d_sae, sae.sparsifier.for_inference(sae.d_sae, normalisation.scale))
     factor, offset = sae.norm.affine() if isinstance(sae.norm, BatchNorm) else (1.0, 0.0)
     raw.W_enc.copy_((sae.W_enc * factor).masked_fill(sae.pruned, 0.0))
     raw.b_enc.copy_(((sae.b_enc.double() + offset) * normalisation.scale).masked_fill(sae.pruned, 0.0))

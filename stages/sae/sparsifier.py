@@ -27,6 +27,10 @@ class Sparsifier(nn.Module, ABC):
     def follow(self) -> None:
         """Take the last batch into what inference uses instead of a batch: once a training step."""
 
+    def for_inference(self, d_sae: int, scale: float) -> Sparsifier:
+        """What it does, once trained, to single tokens whose pre-activations are `scale` times as large."""
+        return self
+
 
 class FusedSparsifier(Sparsifier):
     """Takes the encoder's inputs and weights: what keeps few pre-activations need not store or differentiate all."""

@@ -46,6 +46,9 @@ class JumpReLU(Sparsifier):
         if self.row is not None and self.row.unit == "pre_activation_rms":
             self._set(rms)
 
+    def for_inference(self, d_sae: int, scale: float) -> Sparsifier:
+        return _jump_relu(self.threshold * scale)
+
     @torch.no_grad()
     def _set(self, unit: float) -> None:
         assert self.row is not None
@@ -147,23 +150,16 @@ class BatchTopK(FusedSparsifier):
         if self.seen is not None:
             self.threshold.copy_(self.seen if self.threshold < 0 else self.threshold.lerp(self.seen, FOLLOWING))
 
+    def for_inference(self, d_sae: int, scale: float) -> Sparsifier:
+        """The JumpReLU of its threshold, the same for all latents."""
+        return _jump_relu(self.threshold.clamp(min=0.0).expand(d_sae) * scale)
+
     def extra_repr(self) -> str:
         return f"k={self.k}"
 
 
 @torch.no_grad()
-def for_inference(sparsifier: Sparsifier, d_sae: int, scale: float) -> Sparsifier:
-    """What a trained sparsifier does to single tokens whose pre-activations are `scale` times as large.
-
-    BatchTopK becomes the JumpReLU of its threshold, the same for all latents.
-    """
-    match sparsifier:
-        case JumpReLU():
-            threshold = sparsifier.threshold
-        case BatchTopK():
-            threshold = sparsifier.threshold.clamp(min=0.0).expand(d_sae)
-        case _:
-            return sparsifier
-    jump = JumpReLU(d_sae)
-    jump.log_threshold.copy_((threshold * scale).log())
+def _jump_relu(threshold: Float[Tensor, " d_sae"]) -> JumpReLU:
+    jump = JumpReLU(len(threshold))
+    jump.log_threshold.copy_(threshold.log())
     return jump

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import math
 import platform
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,6 @@ from stages.precision import cpu_capability, native_dtype
 from stages.train.config import TrainConfig
 from stages.train.schedule import ends_of_schedules
 from store import ActivationStore
-from store.files import digest
 from store.pairs import pairs_by_lag
 from store.problem import Problem
 
@@ -177,59 +174,3 @@ def _check_statistics(store: ActivationStore, layer: int) -> None:
             found=f"{statistics.count} kept tokens, scale {statistics.scale}",
             do="harvest again",
         )
-
-
-def fingerprint(config: TrainConfig, activations: str, layer: int) -> str:
-    """sha256 of everything that decides what a training leaves behind, the code of its stages included.
-
-    `activations` names what it trains on: the root digest of a store, or the fingerprint of one where stores that
-    several kinds of machine make of one request, with other roundings, are to count as the same.
-    """
-    return digest(
-        {
-            "variant": config.variant.numbers,
-            "seed": config.seed,
-            "steps": config.steps,
-            "batch_rows": config.batch_rows,
-            "d_sae": config.d_sae,
-            "k": config.k,
-            "log_every": config.log_every,
-            "store": activations,
-            "layer": layer,
-            "code": _code(),
-        }
-    )
-
-
-def _code() -> dict[str, str]:
-    """sha256 of each module that training runs, as a syntax tree: comments and layout do not count.
-
-    These are the modules of the two packages that its loop imports, directly or not: changes to what only reads SAEs or
-    tables outdate no run.
-    """
-    found: dict[str, str] = {}
-    waiting = ["stages.train.loop"]
-    while waiting:
-        name = waiting.pop()
-        path = _ROOT.joinpath(*name.split(".")).with_suffix(".py")
-        if name not in found and path.is_file():
-            found[name], imported = _module(path, path.stat().st_mtime_ns)
-            waiting += imported
-    return found
-
-
-_ROOT = Path(__file__).parents[2]
-
-
-@cache
-def _module(path: Path, changed: int) -> tuple[str, list[str]]:
-    """sha256 of a module's syntax tree and the modules of the two packages that it imports.
-
-    A quarter of a second for all of them, so each is read once.
-    """
-    tree = ast.parse(path.read_bytes())
-    names = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("stages.sae", "stages.train")):
-            names += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return digest(ast.dump(tree)), names

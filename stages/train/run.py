@@ -13,8 +13,9 @@ from typing import Any
 from stages.sae import files as sae_files
 from stages.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from stages.train.config import TrainConfig
+from stages.train.identity import fingerprint
 from stages.train.measure import peak_memory
-from stages.train.plan import TrainPlan, check_plan, fingerprint, make_plan
+from stages.train.plan import TrainPlan, check_plan, make_plan
 from stages.train.trainer import Trainer
 from store import ActivationStore
 from store.files import file_sha256, remove_partials, write_json

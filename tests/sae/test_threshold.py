@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stages.sae.architecture import ThresholdRow
 from stages.sae.products import largest
-from stages.sae.threshold import BatchTopK, JumpReLU, for_inference
+from stages.sae.threshold import BatchTopK, JumpReLU
 
 N, D_SAE = 50, 12
 
@@ -84,7 +84,7 @@ def test_batchtopk_infers_by_the_running_mean_of_its_smallest_codes() -> None:
     inferred = sparsifier.select(pre)
     torch.testing.assert_close(inferred, torch.where(pre > expected, pre, 0.0))
     torch.testing.assert_close(sparsifier.select(pre[:1]), inferred[:1])
-    torch.testing.assert_close(for_inference(sparsifier, D_SAE, 2.0).select(2 * pre), 2 * inferred)
+    torch.testing.assert_close(sparsifier.for_inference(D_SAE, 2.0).select(2 * pre), 2 * inferred)
 
 
 @settings(max_examples=100, deadline=None)

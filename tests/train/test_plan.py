@@ -1,9 +1,7 @@
-"""What cannot work is refused before the first step; what decides the content decides the fingerprint."""
+"""What cannot work is refused before the first step."""
 
 from __future__ import annotations
 
-import ast
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,7 @@ import numpy as np
 import pytest
 
 import store
-from stages.train import TrainSizes, check_plan, fingerprint, make_config, train
-from stages.train.plan import _code, digest
+from stages.train import TrainSizes, check_plan, make_config, train
 from store.problem import Problem
 from tests.train import small
 
@@ -65,39 +62,6 @@ def test_activations_without_variance_are_refused(tmp_path: Path) -> None:
     degenerate = small.make_store(tmp_path / "store", activations=constant)
     with pytest.raises(Problem, match="degenerate"):
         check_plan(small.config(), degenerate, small.LAYER)
-
-
-def test_fingerprint_follows_what_decides_the_content(activations: store.ActivationStore) -> None:
-    config = small.config()
-    same = replace(config, checkpoint_every=1, guard_every=1)
-    other = [
-        replace(config, seed=1),
-        replace(config, steps=31),
-        replace(config, batch_rows=5),
-        replace(config, d_sae=33),
-        replace(config, k=5),
-        replace(config, log_every=4),
-        replace(config, variant=small.variant(lr=1e-4)),
-        replace(config, variant=small.variant("baseline")),
-    ]
-    prints = [fingerprint(each, activations.root, small.LAYER) for each in (config, same, *other)]
-    assert prints[0] == prints[1]
-    assert len(set(prints)) == len(other) + 1
-
-
-def test_comments_do_not_count_as_code() -> None:
-    plain, commented = "x = 1\n", "# why\nx  =  1  # one\n"
-    assert digest(ast.dump(ast.parse(plain))) == digest(ast.dump(ast.parse(commented)))
-
-
-def test_texts_and_code_that_only_reads_outdate_nothing(activations: store.ActivationStore) -> None:
-    row = small.variant()
-    told = replace(row, source="other", reading="other", reported="other")
-    one, other = (fingerprint(small.config(each), activations.root, small.LAYER) for each in (row, told))
-    assert one == other
-    hashed = set(_code())
-    assert {"stages.train.trainer", "stages.train.terms", "stages.sae.products", "stages.sae.inputs"} <= hashed
-    assert not hashed & {"stages.sae.loading", "stages.sae.table", "stages.sae.saelens", "stages.train.estimate"}
 
 
 def test_sizes_of_a_profile_make_a_configuration() -> None:

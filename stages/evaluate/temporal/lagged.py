@@ -39,9 +39,10 @@ class LaggedSums:
 
     def add(self, h: Float[Tensor, "n d"], segments: Segments) -> None:
         """Count the kept tokens of one batch."""
-        self.heads += segments.heads @ h
-        self.tails += segments.tails @ h
-        self.squares += segments.ends @ h.square()
+        self.heads += segments.heads(h)
+        self.tails += segments.tails(h)
+        squares = h.square()
+        self.squares += segments.heads(squares).add_(segments.tails(squares))
         batch: dict[int, Tensor] = {}
         for start, stop in segments.spans:
             if stop - start > 1:

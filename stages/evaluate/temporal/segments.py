@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -49,20 +50,21 @@ class Segments:
         """By lag, the pairs of tokens of one run so far apart; index 0 counts tokens."""
         return pairs_by_lag(self._runs)
 
-    @cached_property
-    def heads(self) -> Float[Tensor, "context n"]:
-        """By lag, 1 at the tokens that are the first of a pair."""
-        return (self.after >= torch.arange(self.context, device=self.device)[:, None]).float()
+    def heads(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "context d"]:
+        """By lag, the sum of h over the tokens that are the first of a pair; float64."""
+        return _from_the_farthest(h, *self._by_after)
+
+    def tails(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "context d"]:
+        """By lag, the sum of h over the tokens that are the second of a pair; float64."""
+        return _from_the_farthest(h, *self._by_before)
 
     @cached_property
-    def tails(self) -> Float[Tensor, "context n"]:
-        """By lag, 1 at the tokens that are the second of a pair."""
-        return (self.before >= torch.arange(self.context, device=self.device)[:, None]).float()
+    def _by_after(self) -> tuple[Tensor, Tensor]:
+        return _grouped(self.after, self.context)
 
     @cached_property
-    def ends(self) -> Float[Tensor, "context n"]:
-        """By lag, the number of pairs that a token is in."""
-        return self.heads + self.tails
+    def _by_before(self) -> tuple[Tensor, Tensor]:
+        return _grouped(self.before, self.context)
 
     @cached_property
     def adjacent(self) -> Bool[Tensor, " n-1"]:
@@ -94,3 +96,17 @@ class Segments:
         rows, columns = permutation.shape
         source = (permutation + columns * np.arange(rows)[:, None]).flatten()[self.positions]
         return torch.as_tensor(np.searchsorted(self.positions, source), device=self.device)
+
+
+def _grouped(distance: Int[Tensor, " n"], context: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " context"]]:
+    """Tokens ordered by a distance, and where those of each distance begin."""
+    counts = torch.bincount(distance, minlength=context)
+    return distance.argsort(stable=True), counts.cumsum(0) - counts
+
+
+def _from_the_farthest(
+    h: Float[Tensor, "n d"], order: Int[Tensor, " n"], begins: Int[Tensor, " context"]
+) -> Float[Tensor, "context d"]:
+    """By lag, the sum over the tokens at that distance or farther: each is read once, whatever the number of lags."""
+    by_distance = F.embedding_bag(order, h, begins, mode="sum")
+    return by_distance.double().flip(0).cumsum(0).flip(0)

@@ -81,7 +81,8 @@ class CodeMeters:
     """The codes of one SAE: of the inputs in order, of permuted inputs, and (where asked for) permuted themselves.
 
     All count the same latents, so that their difference is not one of selection. Permuted codes take their
-    inputs along: smoothness divides by the distance between the inputs that the codes came from.
+    inputs along: smoothness divides by the distance between the inputs that the codes came from. For an SAE of single
+    tokens both permutations are one, and are measured once.
     """
 
     def __init__(
@@ -99,19 +100,22 @@ class CodeMeters:
         self._counted = counts.nonzero()[:, 0].to(device)
         spans = spans_of([int(counts[:width].sum()) for width in levels])
         in_order = Crossed.of(self._counted, firings.to(device)[self._counted])
-        self._meters = {
-            name: Meter(lags, len(self._counted), device, fires=True, levels=spans, crossed=None if i else in_order)
-            for i, name in enumerate(names)
-        }
+        self._names = names
+        self._meters = [
+            Meter(lags, len(self._counted), device, fires=True, levels=spans, crossed=None if i else in_order)
+            for i, _ in enumerate(names if sae.row.ordered else names[:2])
+        ]
 
     def add(self, batch: Batch) -> None:
         """Encode and count one batch."""
-        in_order, inputs_permuted, *codes_permuted = self._meters.values()
+        in_order, *permuted = self._meters
         codes, fired = self._encode(batch.x, batch)
         in_order.add(codes, fired, batch.steps, batch.segments)
-        for meter in codes_permuted:
+        if self._sae.row.ordered:
+            permuted[0].add(*self._encode(batch.permuted, batch), batch.permuted_steps, batch.segments)
+            permuted = permuted[1:]
+        for meter in permuted:
             meter.add(codes[batch.order], fired[batch.order], batch.permuted_steps, batch.segments)
-        inputs_permuted.add(*self._encode(batch.permuted, batch), batch.permuted_steps, batch.segments)
 
     def _encode(
         self, x: Float[Tensor, "batch seq d"], batch: Batch
@@ -125,12 +129,13 @@ class CodeMeters:
 
     def end_group(self) -> None:
         """Tell the jackknife that a group of batches is complete."""
-        for meter in self._meters.values():
+        for meter in self._meters:
             meter.end_group()
 
     def finish(self) -> dict[str, Measure]:
         """By name, the metrics of everything counted."""
-        return {name: meter.finish() for name, meter in self._meters.items()}
+        in_order, *permuted = [meter.finish() for meter in self._meters]
+        return dict(zip(self._names, [in_order, *permuted, *permuted], strict=False))
 
 
 class ActivationMeters:

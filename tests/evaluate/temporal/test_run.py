@@ -25,6 +25,8 @@ from tests.evaluate.stand_ins import MemoryStore
 D, D_SAE, ROWS, CONTEXT = 16, 40, 80, 48
 BATCHES = list(np.arange(ROWS).reshape(-1, 8))
 CPU = torch.device("cpu")
+ORDERED = PartsRow(integrator=IntegratorRow(0.999))
+"""Of SAEs whose codes depend on other tokens."""
 
 
 def sticky_store(seed: int = 0) -> MemoryStore:
@@ -96,12 +98,15 @@ def test_windows_permuted_within_documents_score_as_their_null(store: MemoryStor
 
 
 def test_for_a_per_token_sae_both_nulls_are_one(store: MemoryStore) -> None:
-    measures = run({"sae": sae_of(store, ReLU(), 3)}, store)["sae"].measures
-    codes, inputs = measures["codes_permuted"].document(), measures["codes_inputs_permuted"].document()
-    assert codes["tcs"] == pytest.approx(inputs["tcs"], abs=1e-6)
-    assert codes["tcs"] != measures["codes"].tcs
-    for name in ("fsm_support", "fsm_magnitude", "smoothness", "slowness"):
-        assert codes[name] == pytest.approx(inputs[name], rel=1e-5), name
+    shared, measured = sae_of(store, ReLU(), 3), sae_of(store, ReLU(), 3)
+    measured.row = ORDERED  # says that order matters, where it does not: nothing is taken for the same
+    one, two = (run({"sae": sae}, store)["sae"].measures for sae in (shared, measured))
+    assert one["codes_permuted"] is one["codes_inputs_permuted"]
+    assert one["codes_permuted"].tcs != one["codes"].tcs
+    for name in ("codes_inputs_permuted", "codes_permuted"):
+        assert one[name].tcs == pytest.approx(two[name].tcs, abs=1e-6)
+        for number in ("fsm_support", "fsm_magnitude", "smoothness", "slowness"):
+            assert getattr(one[name], number) == pytest.approx(getattr(two[name], number), rel=1e-5), number
 
 
 class Remembers(SAE):
@@ -118,6 +123,7 @@ class Remembers(SAE):
 def test_a_temporal_sae_is_encoded_within_documents_and_its_nulls_differ(store: MemoryStore) -> None:
     plain = sae_of(store, ReLU(), 3)
     sae = Remembers(D, D_SAE, ReLU())
+    sae.row = ORDERED
     sae.load_state_dict(plain.state_dict())
     measures = run({"sae": sae}, store)["sae"].measures
     assert measures["codes_inputs_permuted"].tcs["short"] > measures["codes_permuted"].tcs["short"] + 0.05
