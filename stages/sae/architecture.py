@@ -158,6 +158,11 @@ class PartsRow:
         return self in (PartsRow(), PartsRow(norm=NormRow("batch")), PartsRow(norm=NormRow("batch", "one")))
 
     @property
+    def changes_inputs(self) -> bool:
+        """Whether the encoder reads other inputs than the SAE was given."""
+        return any((self.position, self.attention, self.convolution, self.residual))
+
+    @property
     def ordered(self) -> bool:
         """Whether a token's codes depend on its position or on other tokens."""
         return any((self.position, self.attention, self.convolution, self.gate, self.integrator, self.prediction))

@@ -64,7 +64,7 @@ class SAE(nn.Module):
         self.W_dec = nn.Parameter(torch.empty(d_sae, d_in))
         self.b_dec = nn.Parameter(torch.empty(d_in))
         self.sparsifier = sparsifier
-        self.inputs = nn.ModuleDict(dict(input_parts(parts, d_in, context)))
+        self.inputs = nn.ModuleDict(dict(input_parts(parts, d_in, context)) if parts.changes_inputs else {})
         self.prediction = Prediction(parts.prediction, d_sae) if parts.prediction else None
         self.norm: BatchNorm | LayerNorm | None = None
         if parts.norm is not None:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 ONLY_FOR: dict[str, Callable[[Variant], object]] = {
     "stages.sae.layout": lambda row: row.parts.ordered,
+    "stages.sae.inputs": lambda row: row.parts.changes_inputs,
     "stages.sae.attention": lambda row: row.parts.attention or row.parts.prediction,
     "stages.sae.prediction": lambda row: row.parts.prediction,
     "stages.sae.outputs": lambda row: row.parts.norm or row.parts.gate or row.parts.integrator,

@@ -85,8 +85,8 @@ def test_every_module_that_a_training_calls_is_part_of_it(
 
 def test_code_that_a_row_does_without_outdates_it_not() -> None:
     found = {name: set(code_of(find_variant(TABLE, name))) for name in ALL}
-    assert not found["topk"] & {"stages.sae.attention", "stages.train.temporal", "stages.sae.threshold"}
-    assert {"stages.sae.attention", "stages.train.temporal", "stages.sae.threshold"} <= found["tsa-core"]
+    parts = {"stages.sae.inputs", "stages.sae.attention", "stages.train.temporal", "stages.sae.threshold"}
+    assert not found["topk"] & parts and parts <= found["tsa-core"]
     everything = set.union(*found.values())
     assert not everything & {"stages.sae.loading", "stages.sae.table", "stages.sae.saelens", "stages.train.estimate"}
     assert set(ONLY_FOR) <= everything
