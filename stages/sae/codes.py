@@ -72,7 +72,7 @@ class DenseCodes(Codes):
         return self.tensor
 
     def decode(self, rows: Float[Tensor, "d_sae d_in"], dtype: torch.dtype) -> Float[Tensor, "*tokens d_in"]:
-        return product(self.tensor.flatten(0, -2), rows, dtype).view(*self.tensor.shape[:-1], -1)
+        return product(self.tensor, rows, dtype)
 
     def between(self, first: int, last: int) -> Codes:
         latents = torch.arange(self.tensor.shape[-1], device=self.tensor.device)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stages.sae.architecture import AttentionRow, ConvolutionRow, PartsRow, PositionRow, ResidualRow
 from stages.sae.attention import attend
 from stages.sae.layout import Layout
+from stages.sae.products import affine, product
 
 SELF_LOGIT = 16.0
 """Attention logit of a token with itself where attention starts at `self`."""
@@ -27,8 +28,10 @@ class InputPart(nn.Module, ABC):
         """Draw the weights."""
 
     @abstractmethod
-    def forward(self, x: Float[Tensor, "batch seq d_in"], layout: Layout | None) -> Float[Tensor, "batch seq d_in"]:
-        """The changed inputs; the layout is there for parts that need one."""
+    def forward(
+        self, x: Float[Tensor, "batch seq d_in"], layout: Layout | None, products: torch.dtype = torch.float32
+    ) -> Float[Tensor, "batch seq d_in"]:
+        """The changed inputs, dense products in the dtype `products`; the layout is there for parts that need one."""
 
 
 class PositionEmbedding(InputPart):
@@ -48,10 +51,13 @@ class PositionEmbedding(InputPart):
         self.weight[:d_in] = torch.eye(d_in)
         self.weight[d_in:].normal_(0.0, self.table.shape[1] ** -0.5, generator=generator)
 
-    def forward(self, x: Float[Tensor, "batch seq d_in"], layout: Layout | None) -> Float[Tensor, "batch seq d_in"]:
+    def forward(
+        self, x: Float[Tensor, "batch seq d_in"], layout: Layout | None, products: torch.dtype = torch.float32
+    ) -> Float[Tensor, "batch seq d_in"]:
         assert layout is not None
         d_in = x.shape[-1]
-        return x @ self.weight[:d_in] + self.table[layout.positions] @ self.weight[d_in:]
+        embedded = self.table @ self.weight[d_in:]
+        return product(x, self.weight[:d_in], products) + embedded[layout.positions]
 
 
 class TemporalAttention(InputPart):
@@ -84,10 +90,13 @@ class TemporalAttention(InputPart):
             self.value.copy_(identity)
             self.output.copy_(identity)
 
-    def forward(self, x: Float[Tensor, "batch seq d_in"], layout: Layout | None) -> Float[Tensor, "batch seq d_in"]:
+    def forward(
+        self, x: Float[Tensor, "batch seq d_in"], layout: Layout | None, products: torch.dtype = torch.float32
+    ) -> Float[Tensor, "batch seq d_in"]:
         assert layout is not None
         y = self.norm(x).masked_fill(~layout.keep.unsqueeze(-1), 0.0)
-        attended = attend(y @ self.query, y @ self.key, y @ self.value, self.row.heads, layout) @ self.output
+        query, key, value = (product(y, matrix, products) for matrix in (self.query, self.key, self.value))
+        attended = product(attend(query, key, value, self.row.heads, layout), self.output, products)
         return x + attended if self.row.skip else attended
 
 
@@ -110,7 +119,9 @@ class DilatedConvolution(InputPart):
         self.taps.uniform_(-bound, bound, generator=generator)
         self.strength.zero_()
 
-    def forward(self, x: Float[Tensor, "batch seq d_in"], layout: Layout | None) -> Float[Tensor, "batch seq d_in"]:
+    def forward(
+        self, x: Float[Tensor, "batch seq d_in"], layout: Layout | None, products: torch.dtype = torch.float32
+    ) -> Float[Tensor, "batch seq d_in"]:
         assert layout is not None
         result = x
         for lag, tap in self.by_lag().items():
@@ -143,8 +154,10 @@ class ResidualBranch(InputPart):
         for parameter in (self.inner.bias, self.outer.weight, self.outer.bias):
             parameter.zero_()
 
-    def forward(self, x: Float[Tensor, "batch seq d_in"], layout: Layout | None) -> Float[Tensor, "batch seq d_in"]:
-        return x + self.outer(self.inner(x).relu())
+    def forward(
+        self, x: Float[Tensor, "batch seq d_in"], layout: Layout | None, products: torch.dtype = torch.float32
+    ) -> Float[Tensor, "batch seq d_in"]:
+        return x + affine(affine(x, self.inner, products).relu(), self.outer, products)
 
 
 def input_parts(row: PartsRow, d_in: int, context: int) -> Iterator[tuple[str, InputPart]]:

@@ -121,7 +121,7 @@ class SAE(nn.Module):
             assert layout is not None
             inputs = inputs - self.b_dec
             z = (self._product(inputs) + bias).relu()
-            predicted = self.prediction(inputs, z, self.W_dec, layout)
+            predicted = self.prediction(inputs, z, self.W_dec, layout, self.products)
             inputs = inputs - predicted.inputs
         else:
             inputs = inputs - self.b_dec.detach()
@@ -189,7 +189,7 @@ class SAE(nn.Module):
         """Inputs after the parts that change them."""
         x = x.to(self.b_dec.dtype)
         for part in self.inputs.values():
-            x = part(x, layout)
+            x = part(x, layout, self.products)
         return x
 
     def _sparsified(
@@ -207,7 +207,7 @@ class SAE(nn.Module):
         return DenseCodes(codes if normed.scale is None else codes * normed.scale), pre, normed.scale
 
     def _product(self, inputs: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_sae"]:
-        return product(inputs.flatten(0, -2), self.W_enc, self.products).view(*inputs.shape[:-1], -1)
+        return product(inputs, self.W_enc, self.products)
 
     def _decoder_bias(self) -> Float[Tensor, " d_sae"]:
         """A bias of value zero that carries the gradient of `- b_dec @ W_enc`.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from stages.sae.architecture import PredictionRow
 from stages.sae.attention import attend
 from stages.sae.layout import Layout
+from stages.sae.products import affine, product
 
 EPSILON = 1e-6
 """Added to the norm of a prediction before it is divided by."""
@@ -59,13 +60,15 @@ class Prediction(nn.Module):
         z: Float[Tensor, "batch seq d_sae"],
         W_dec: Float[Tensor, "d_sae d_in"],
         layout: Layout,
+        products: torch.dtype = torch.float32,
     ) -> Predicted:
-        """Predict `x` from `z`, both without what the decoder adds to every token."""
+        """Predict `x` from `z`, both without what the decoder adds to every token; products in the dtype `products`."""
         z = z.masked_fill(~layout.keep.unsqueeze(-1), 0.0)
         before = layout.earlier(z, 1)
-        seen = attend(self.query(z), self.key(before), self.value(before), self.heads, layout)
-        codes = self.output(seen).relu()
-        direction = codes @ W_dec
+        query = affine(z, self.query, products)
+        key, value = (affine(before, layer, products) for layer in (self.key, self.value))
+        codes = affine(attend(query, key, value, self.heads, layout), self.output, products).relu()
+        direction = product(codes, W_dec, products)
         scale = (direction * x).sum(-1, keepdim=True) / (direction.norm(dim=-1, keepdim=True) + EPSILON).square()
         return Predicted(codes * scale, direction * scale)
 

@@ -13,14 +13,23 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def product(
-    a: Float[Tensor, "n m"], b: Float[Tensor, "m p"], dtype: torch.dtype = torch.float32
-) -> Float[Tensor, "n p"]:
+    a: Float[Tensor, "*n m"], b: Float[Tensor, "m p"], dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "*n p"]:
     """`a @ b` with both factors, and both factors of the backward pass, in `dtype`; the result is float32."""
-    return a @ b if dtype == torch.float32 else _Product.apply(a, b, dtype)
+    if dtype == torch.float32:
+        return a @ b
+    if a.ndim == 2:
+        return _Product.apply(a, b, dtype)
+    return _Product.apply(a.flatten(0, -2), b, dtype).view(*a.shape[:-1], -1)
+
+
+def affine(x: Float[Tensor, "*n m"], layer: nn.Linear, dtype: torch.dtype = torch.float32) -> Float[Tensor, "*n p"]:
+    """What the layer makes of `x`, its product in `dtype`."""
+    return product(x, layer.weight.T, dtype) + layer.bias
 
 
 class _Product(torch.autograd.Function):
