@@ -7,12 +7,12 @@ python -m bench.controls --table           print the table from the rows that ar
 from __future__ import annotations
 
 from bench.controls_table import table
-from bench.rows import command, read_rows
+from bench.rows import Job, command, read_rows
 
 VARIANTS = ("warmup2000+permuted", "warmup2000", "warmup2000+no-temporal", "baseline", "topk")
 SEEDS = (0, 1, 2)
 
 
 if __name__ == "__main__":
-    jobs = [(variant, seed) for seed in SEEDS for variant in VARIANTS]
+    jobs = [Job(variant, seed) for seed in SEEDS for variant in VARIANTS]
     command(__doc__, jobs, lambda: table(read_rows(jobs)))

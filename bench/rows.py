@@ -16,6 +16,8 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from stages.evaluate.run import evaluate
 from stages.evaluate.versions import TEMPORAL, VERSIONS
 from stages.sae.table import find_variant, load_variants
 from stages.sae.variant import Variant
-from stages.train.config import make_config
+from stages.train.config import TrainConfig, make_config
 from stages.train.identity import fingerprint
 from stages.train.loop import train
 from stages.train.run import Run
@@ -40,8 +42,49 @@ from store.problem import Problem
 ROOT = Path(__file__).parents[1]
 ROWS = RESULTS / "rows"
 STEPS = 8000
-Job = tuple[str, int]
-"""A variant and a seed."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row to measure."""
+
+    variant: str
+    """Name of the row of `variants.yaml`, or of a control of one."""
+    seed: int
+    """Of its training."""
+    sparsity: float | None = None
+    """k, or the weight of L1 where the sparsifier has none; None for that of the row."""
+
+    @property
+    def path(self) -> Path:
+        """Where its numbers are kept."""
+        sparsity = "" if self.sparsity is None else f"-sparsity{self.sparsity:g}"
+        return ROWS / f"{self.variant}{sparsity}-seed{self.seed}.json"
+
+    @property
+    def config(self) -> TrainConfig:
+        """Its training."""
+        row = find_variant(_variants(), self.variant)
+        sizes = read_params(ROOT).profile.train
+        if self.sparsity is not None and "topk" in row.sparsifier.kind:
+            sizes = replace(sizes, k=int(self.sparsity))
+        elif self.sparsity is not None:
+            row = replace(row, objective=replace(row.objective, l1=self.sparsity))
+        return make_config(row, sizes, seed=self.seed, steps=STEPS)
+
+    def read(self) -> dict[str, Any]:
+        """What is kept of it, if that is of the present code and parameters; empty otherwise."""
+        try:
+            row: dict[str, Any] = json.loads(self.path.read_text())
+        except FileNotFoundError:
+            return {}
+        recipe = fingerprint(self.config, row["store_fingerprint"], row["layer"])
+        return row if (row["recipe"], row["metrics_versions"]) == (recipe, VERSIONS) else {}
+
+
+@cache
+def _variants() -> dict[str, Variant]:
+    return load_variants(ROOT / "variants.yaml")
 
 
 def command(description: str | None, jobs: Sequence[Job], table: Callable[[], str]) -> None:
@@ -57,32 +100,8 @@ def command(description: str | None, jobs: Sequence[Job], table: Callable[[], st
 
 
 def read_rows(jobs: Iterable[Job]) -> list[dict[str, Any]]:
-    """The rows that are there and of the present code and parameters, in the order of the jobs."""
-    variants = load_variants(ROOT / "variants.yaml")
-    found = [(find_variant(variants, variant), read_row(row_path(variant, seed))) for variant, seed in jobs]
-    return [row for variant, row in found if row and is_current(variant, row)]
-
-
-def row_path(variant: str, seed: int) -> Path:
-    """Where a row is kept."""
-    return ROWS / f"{variant}-seed{seed}.json"
-
-
-def read_row(path: Path) -> dict[str, Any]:
-    """A row; empty where there is none."""
-    try:
-        row: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    return row
-
-
-def is_current(variant: Variant, row: dict[str, Any]) -> bool:
-    """Whether a row would be measured by the present code with the present numbers."""
-    sizes = read_params(ROOT).profile.train
-    config = make_config(variant, sizes, seed=row["seed"], steps=STEPS)
-    recipe = fingerprint(config, row["store_fingerprint"], row["layer"])
-    return (row["recipe"], row["metrics_versions"]) == (recipe, VERSIONS)
+    """The rows that are there and current, in the order of the jobs."""
+    return [row for job in jobs if (row := job.read())]
 
 
 def fill(jobs: Sequence[Job], minutes: float) -> None:
@@ -91,34 +110,30 @@ def fill(jobs: Sequence[Job], minutes: float) -> None:
     With `minutes` no row is begun that would take longer than what is left, if it took as long as the longest so far.
     Rows that another process is at are left to it.
     """
-    profile = read_params(ROOT).profile
-    variants = load_variants(ROOT / "variants.yaml")
     begun, longest = time.monotonic(), 0.0
-    for variant, seed in sorted(jobs, key=lambda job: row_path(*job).exists()):
+    for job in sorted(jobs, key=lambda job: job.path.exists()):
         if (time.monotonic() - begun + longest) / 60 > minutes:
-            print(f"no time left for {variant}, seed {seed}")
+            print(f"no time left for {job.path.stem}")
             return
         started = time.monotonic()
-        if measure_if_needed(find_variant(variants, variant), seed, profile):
+        if measure_if_needed(job):
             longest = max(longest, time.monotonic() - started)
-            print(f"{variant}, seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
+            print(f"{job.path.stem}: {time.monotonic() - started:.0f} s", flush=True)
 
 
-def measure_if_needed(variant: Variant, seed: int, profile: Profile) -> bool:
+def measure_if_needed(job: Job) -> bool:
     """Measure a row unless it is there, or another process is at it; whether that was done."""
-    path = row_path(variant.name, seed)
     try:
-        lock = Lock(ROOT / "runs" / "rows" / path.stem, "row")
+        lock = Lock(ROOT / "runs" / "rows" / job.path.stem, "row")
     except Problem:
         return False
     try:
-        opened = store.open(store_of(variant.layers, profile))
-        present = read_row(path)
-        if present.get("store_fingerprint") == opened.manifest.fingerprint and is_current(variant, present):
+        profile, config = read_params(ROOT).profile, job.config
+        opened = store.open(store_of(config.variant.layers, profile))
+        if job.read().get("store_fingerprint") == opened.manifest.fingerprint:
             return False
-        config = make_config(variant, profile.train, seed=seed, steps=STEPS)
-        run = Run.of(config, opened, layers_of(variant, profile, opened)[-1], Path())
-        write_json(path, measure(run, profile))
+        run = Run.of(config, opened, layers_of(config.variant, profile, opened)[-1], Path())
+        write_json(job.path, {**measure(run, profile), "sparsity": job.sparsity})
         return True
     finally:
         lock.release()

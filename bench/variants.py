@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.rows import ROOT, command, read_rows
+from bench.rows import ROOT, Job, command, read_rows
 from stages.report.metric import FSM, TCS
 from stages.sae.table import load_variants
 
@@ -48,10 +48,10 @@ def table() -> str:
     heads = ["row", "steps", "minutes", "explained variance", "L0", "L0 of codes", "dead", "CE score"]
     heads += [f"{metric.title} / inputs permuted / codes permuted" for metric in (*TCS, FSM[0])]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    rows = {row["variant"]: row for row in read_rows((name, SEED) for name in names())}
+    rows = {row["variant"]: row for row in read_rows(Job(name, SEED) for name in names())}
     lines += ["| " + " | ".join(line(name, rows.get(name, {}))) + " |" for name in names()]
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    command(__doc__, [(name, SEED) for name in names()], table)
+    command(__doc__, [Job(name, SEED) for name in names()], table)

@@ -1,0 +1,122 @@
+"""What the temporal part of five rows buys, and costs, at equal L0: three seeds, 8,000 steps.
+
+    python -m bench.matched [--minutes M]     train and evaluate the rows that are missing, one after the other
+    python -m bench.matched --table           print the table from the rows that are there
+
+Each stands beside its own control, which has the same numbers but no temporal terms and no part that needs order. Where
+the two differ in L0 (events), the control's numbers are moved to the variant's L0 along a curve of three sparsities of
+a per-token row with the same sparsifier and seed, linear in log L0 between them. The second table does the same for
+what the T-SAE paper claims, at equal L0 of the high level alone.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.rows import Job, command, computed_alike
+from stages.evaluate.standard_error import half_width
+from stages.report.metric import METRICS
+
+SEEDS = (0, 1, 2)
+HIGH_LEVEL_L0 = "level0_l0"
+HIGH_LEVEL = {
+    "level0_smoothness": 4,
+    "level0_smoothness_inputs_permuted": 4,
+    "level0_explained_variance_centred": 4,
+    "level0_alive": 3,
+    HIGH_LEVEL_L0: 1,
+}
+"""Numbers of a summary about the latents of the high level, and their digits."""
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Rows of one sparsifier."""
+
+    variants: tuple[str, ...]
+    """Temporal rows."""
+    curve: str
+    """The per-token row of the curve."""
+    sparsities: tuple[float, ...]
+    """Its weights of L1, or k, beside the row's own."""
+
+    def curve_jobs(self, seed: int) -> list[Job]:
+        """The rows of the curve."""
+        return [Job(self.curve, seed), *(Job(self.curve, seed, sparsity) for sparsity in self.sparsities)]
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All rows that it needs."""
+        pairs = [name + control for name in self.variants for control in ("", "+no-temporal")]
+        rows = [Job(name, seed) for seed in SEEDS for name in pairs]
+        return list(dict.fromkeys([*rows, *(job for seed in SEEDS for job in self.curve_jobs(seed))]))
+
+
+FAMILIES = (
+    Family(("warmup2000", "multiscale-conservative", "window3-balanced"), "baseline", (0.02, 0.08)),
+    Family(("t-sae",), "t-sae+no-temporal", (16, 64)),
+    Family(("persistent",), "persistent+no-temporal", (16, 64)),
+)
+
+
+def along_curve(curve: Sequence[Summary], metric: str, l0: float, axis: str) -> float:
+    """A metric of the curve where its L0, named by `axis`, is `l0`; NaN outside of it."""
+    points = sorted((math.log(summary[axis]), summary[metric]) for summary in curve)
+    x, y = zip(*points, strict=True)
+    return float(np.interp(math.log(l0), x, y, left=math.nan, right=math.nan))
+
+
+def difference(variant: str, family: Family, seed: int, metric: str, axis: str = "l0") -> float:
+    """Variant minus control at the variant's L0; NaN where a row is missing, or was computed otherwise.
+
+    That in L0 itself is before it was made equal.
+    """
+    jobs = [Job(variant, seed), Job(f"{variant}+no-temporal", seed), *family.curve_jobs(seed)]
+    rows = [job.read() for job in jobs]
+    if not all("summary" in row and computed_alike(rows[0], row) for row in rows):
+        return math.nan
+    own, control, *curve = [row["summary"] for row in rows]
+    if any(summary.get(name) is None for summary in (own, control, *curve) for name in (metric, axis)):
+        return math.nan
+    plain = float(own[metric] - control[metric])
+    if metric == axis:
+        return plain
+    at_own, at_control = (along_curve(curve, metric, summary[axis], axis) for summary in (own, control))
+    return plain - (at_own - at_control)
+
+
+def cell(differences: Sequence[float], digits: int) -> str:
+    """Mean and 95 % interval over seeds, by Student's t; marked where the interval excludes 0."""
+    known = [value for value in differences if math.isfinite(value)]
+    if len(known) < 2:
+        return "not run"
+    mean, error = statistics.mean(known), statistics.stdev(known)
+    half = half_width(error, len(known))
+    text = f"{mean:+.{digits}f} ± {half:.{digits}f}"
+    return f"**{text}**" if abs(mean) > half else text
+
+
+def table() -> str:
+    """Differences in Markdown, a column a variant."""
+    columns = [(variant, family) for family in FAMILIES for variant in family.variants]
+    lines = ["| metric | " + " | ".join(name for name, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for metric in METRICS:
+        found = [[difference(name, family, seed, metric.name) for seed in SEEDS] for name, family in columns]
+        lines.append(f"| {metric.title} | " + " | ".join(cell(each, metric.digits) for each in found) + " |")
+    family = next(family for family in FAMILIES if "t-sae" in family.variants)
+    lines += ["", "| high level of t-sae minus that of its control, at equal L0 of the level | |", "|---|---|"]
+    for metric, digits in HIGH_LEVEL.items():
+        found = [difference("t-sae", family, seed, metric, HIGH_LEVEL_L0) for seed in SEEDS]
+        lines.append(f"| {metric} | {cell(found, digits)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    command(__doc__, [job for family in FAMILIES for job in family.jobs], table)
