@@ -158,7 +158,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300  # beside other work, a process takes a minute to start
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -18,6 +18,8 @@ from stages.sae.variant import Variant
 from stages.train import Collapse, Run, TrainConfig, TrainResult, train, train_together
 from stages.train.trainer import Trainer
 from store.files import files_below
+from store.lock import Lock
+from store.problem import Problem
 from store.progress import SILENT
 from tests.train import small
 
@@ -142,6 +144,33 @@ def test_a_row_that_fails_leaves_the_others_as_they_are(activations: store.Activ
         name = member.variant.name
         train(member, activations, small.LAYER, tmp_path / "alone" / name)
         assert content(tmp_path / "together" / name) == content(tmp_path / "alone" / name)
+
+
+def test_a_row_that_cannot_be_written_leaves_the_others_as_they_are(
+    activations: store.ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = Run.finish
+
+    def full(run: Run, *arguments: Any) -> dict[str, Any]:
+        if run.config.variant.name == "topk":
+            raise OSError("no space left")
+        return finish(run, *arguments)
+
+    monkeypatch.setattr(Run, "finish", full)
+    failed, other = train_together(runs(["topk", "baseline"], activations, tmp_path))
+    assert isinstance(failed, OSError) and isinstance(other, TrainResult)
+    monkeypatch.undo()
+    assert train(config(TABLE["topk"]), activations, small.LAYER, tmp_path / "topk").did == "finished before"
+
+
+def test_one_process_at_a_time_trains_a_row(activations: store.ActivationStore, tmp_path: Path) -> None:
+    other = Lock(tmp_path / "topk", "training")
+    with pytest.raises(Problem, match="Another process is writing this training"):
+        train_together(runs(["baseline", "topk"], activations, tmp_path))
+    assert not (tmp_path / "topk").exists() and not (tmp_path / "baseline").exists()
+    other.release()
+    results = train_together(runs(["baseline", "topk"], activations, tmp_path))
+    assert all(isinstance(result, TrainResult) for result in results)
 
 
 def test_rows_in_lockstep_keep_the_threads_of_their_plans(
