@@ -9,7 +9,7 @@ from __future__ import annotations
 from bench.controls_table import table
 from bench.rows import Job, command, read_rows
 
-VARIANTS = ("warmup2000+permuted", "warmup2000", "warmup2000+no-temporal", "baseline", "topk")
+VARIANTS = ("warmup2000", "warmup2000+no-temporal", "warmup2000+permuted", "baseline", "topk")
 SEEDS = (0, 1, 2)
 
 

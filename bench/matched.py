@@ -112,9 +112,9 @@ def table() -> str:
         lines.append(f"| {metric.title} | " + " | ".join(cell(each, metric.digits) for each in found) + " |")
     family = next(family for family in FAMILIES if "t-sae" in family.variants)
     lines += ["", "| high level of t-sae minus that of its control, at equal L0 of the level | |", "|---|---|"]
-    for metric, digits in HIGH_LEVEL.items():
-        found = [difference("t-sae", family, seed, metric, HIGH_LEVEL_L0) for seed in SEEDS]
-        lines.append(f"| {metric} | {cell(found, digits)} |")
+    for name, digits in HIGH_LEVEL.items():
+        differences = [difference("t-sae", family, seed, name, HIGH_LEVEL_L0) for seed in SEEDS]
+        lines.append(f"| {name} | {cell(differences, digits)} |")
     return "\n".join(lines)
 
 

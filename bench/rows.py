@@ -34,7 +34,7 @@ from stages.sae.variant import Variant
 from stages.train.config import TrainConfig, make_config
 from stages.train.identity import fingerprint
 from stages.train.loop import train
-from stages.train.run import Run
+from stages.train.run import TRAINING, Run, TrainResult
 from store.files import write_json
 from store.lock import Lock
 from store.problem import Problem
@@ -42,6 +42,8 @@ from store.problem import Problem
 ROOT = Path(__file__).parents[1]
 ROWS = RESULTS / "rows"
 STEPS = 8000
+TOGETHER = 4
+"""Rows that are evaluated together."""
 
 
 @dataclass(frozen=True)
@@ -105,38 +107,75 @@ def read_rows(jobs: Iterable[Job]) -> list[dict[str, Any]]:
 
 
 def fill(jobs: Sequence[Job], minutes: float) -> None:
-    """Measure rows of variants and seeds until the time is over: those that are missing before those that are outdated.
+    """Measure rows until the time is over: those that are missing before those that are outdated.
 
     With `minutes` no row is begun that would take longer than what is left, if it took as long as the longest so far.
-    Rows that another process is at are left to it.
+    Rows that another process is at are left to it. Several are evaluated at a time: what they are compared with,
+    untrained SAEs and the activations themselves, takes more than half of the evaluation of one.
     """
-    begun, longest = time.monotonic(), 0.0
+    begun, longest, waiting = time.monotonic(), 0.0, []
     for job in sorted(jobs, key=lambda job: job.path.exists()):
         if (time.monotonic() - begun + longest) / 60 > minutes:
             print(f"no time left for {job.path.stem}")
-            return
+            break
         started = time.monotonic()
-        if measure_if_needed(job):
-            longest = max(longest, time.monotonic() - started)
-            print(f"{job.path.stem}: {time.monotonic() - started:.0f} s", flush=True)
+        waiting += train_if_needed(job)
+        if len(waiting) == TOGETHER:
+            evaluate_together(waiting)
+            waiting = []
+        longest = max(longest, time.monotonic() - started)
+    evaluate_together(waiting)
 
 
-def measure_if_needed(job: Job) -> bool:
-    """Measure a row unless it is there, or another process is at it; whether that was done."""
+@dataclass(frozen=True)
+class Trained:
+    """A row whose training has ended."""
+
+    job: Job
+    """What was asked."""
+    run: Run
+    """Its training."""
+    result: TrainResult | Problem
+    """What that came to."""
+    lock: Lock
+    """Held until the row is written."""
+
+
+def train_if_needed(job: Job) -> list[Trained]:
+    """Train a row; nothing if it is there, or another process is at it."""
     try:
         lock = Lock(ROOT / "runs" / "rows" / job.path.stem, "row")
     except Problem:
-        return False
-    try:
-        profile, config = read_params(ROOT).profile, job.config
-        opened = store.open(store_of(config.variant.layers, profile))
-        if job.read().get("store_fingerprint") == opened.manifest.fingerprint:
-            return False
-        run = Run.of(config, opened, layers_of(config.variant, profile, opened)[-1], Path())
-        write_json(job.path, {**measure(run, profile), "sparsity": job.sparsity})
-        return True
-    finally:
+        return []
+    profile, config = read_params(ROOT).profile, job.config
+    opened = store.open(store_of(config.variant.layers, profile))
+    if job.read().get("store_fingerprint") == opened.manifest.fingerprint:
         lock.release()
+        return []
+    run = Run.of(config, opened, layers_of(config.variant, profile, opened)[-1], Path())
+    run = replace(run, folder=Project(ROOT).run(profile, config.variant.name, config.seed, suffix_of(run.identity)))
+    with console.progress() as progress:
+        try:
+            return [Trained(job, run, train(config, opened, run.layer, run.folder, progress), lock)]
+        except Problem as problem:
+            return [Trained(job, run, problem, lock)]
+
+
+def evaluate_together(rows: Sequence[Trained]) -> None:
+    """Evaluate rows and write them. A training that a guard ended is a row too: it says why."""
+    profile, project = read_params(ROOT).profile, Project(ROOT)
+    for path in dict.fromkeys(row.run.store.path for row in rows):
+        group = [row for row in rows if row.run.store.path == path and isinstance(row.result, TrainResult)]
+        pairs = [(row.run.folder, project.results(profile, row.run.folder)) for row in group]
+        with console.progress() as progress:
+            found = evaluate(pairs, path, profile.model, profile.evaluate, progress=progress) if pairs else []
+        for row, (_, results), evaluated in zip(group, pairs, found, strict=True):
+            write_json(row.job.path, {**facts_of(row), **measured(row.run, results), "summary": evaluated.summary})
+    for row in rows:
+        if isinstance(row.result, Problem):
+            write_json(row.job.path, {**facts_of(row), "ended": str(row.result)})
+        row.lock.release()
+        print(f"{row.job.path.stem} is there", flush=True)
 
 
 def store_of(layers: str, profile: Profile) -> Path:
@@ -146,13 +185,13 @@ def store_of(layers: str, profile: Profile) -> Path:
     return ROOT / "data" / "stores" / f"{profile.name}-L{'-'.join(map(str, profile.train.curriculum))}"
 
 
-def measure(run: Run, profile: Profile) -> dict[str, Any]:
-    """Train and evaluate one row. A training that a guard ends is a row too: it says why."""
-    project, config = Project(ROOT), run.config
-    folder = project.run(profile, config.variant.name, config.seed, suffix_of(run.identity))
-    facts = {
+def facts_of(row: Trained) -> dict[str, Any]:
+    """What was asked, of what, where."""
+    run, config = row.run, row.run.config
+    return {
         "variant": config.variant.name,
         "seed": config.seed,
+        "sparsity": row.job.sparsity,
         "recipe": fingerprint(config, run.store.manifest.fingerprint, run.layer),
         "metrics_versions": VERSIONS,
         "store_fingerprint": run.store.manifest.fingerprint,
@@ -161,22 +200,18 @@ def measure(run: Run, profile: Profile) -> dict[str, Any]:
         "batch_rows": config.batch_rows,
         "machine": machine(),
     }
-    with console.progress() as progress:
-        try:
-            trained = train(config, run.store, run.layer, folder, progress)
-        except Problem as problem:
-            return {**facts, "ended": str(problem)}
-        results = project.results(profile, folder)
-        (result,) = evaluate([(folder, results)], run.store.path, profile.model, profile.evaluate, progress=progress)
+
+
+def measured(run: Run, results: Path) -> dict[str, Any]:
+    """What the training and the temporal part of its evaluation left behind."""
+    training = json.loads((run.folder / TRAINING).read_text())
+    rates = json.loads(run.folder.with_name(f"{run.folder.name}.run.json").read_text())
     temporal = json.loads((results / TEMPORAL).read_text())
-    rates = json.loads(folder.with_name(f"{folder.name}.run.json").read_text())
     return {
-        **facts,
-        "plan": trained.training["plan"],
-        "seconds": round(rates["seconds"]) if trained.did == "trained" else None,
-        "stopped_by": trained.training["stopped_by"],
-        "final": trained.training["final"],
-        "summary": result.summary,
+        "plan": training["plan"],
+        "seconds": round(rates["seconds"]) if rates["steps"] == training["steps_done"] else None,
+        "stopped_by": training["stopped_by"],
+        "final": training["final"],
         "lags": {name: scale["used"] for name, scale in temporal["scales"].items()},
         "pairs": temporal["pairs"],
         "autocorrelation": {name: of["autocorrelation"] for name, of in temporal["measures"].items()},
