@@ -20,6 +20,7 @@ ROWS = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # the rows' schedules need 8,000 steps each: 5 minutes on two free cores
 @pytest.mark.parametrize("kind", ROWS)
 def test_rows_train_on_the_models_of_their_seeds(project: TinyProject, tmp_path: Path, kind: str) -> None:
     profile = project.params["profiles"]["tiny"]
