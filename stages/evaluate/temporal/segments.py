@@ -6,10 +6,10 @@ from functools import cached_property
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from stages.sae.products import Selection
 from store.pairs import pairs_by_lag, runs_of
 
 
@@ -52,19 +52,19 @@ class Segments:
 
     def heads(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "context d"]:
         """By lag, the sum of h over the tokens that are the first of a pair; float64."""
-        return _from_the_farthest(h, *self._by_after)
+        return _from_the_farthest(h, self._by_after)
 
     def tails(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "context d"]:
         """By lag, the sum of h over the tokens that are the second of a pair; float64."""
-        return _from_the_farthest(h, *self._by_before)
+        return _from_the_farthest(h, self._by_before)
 
     @cached_property
-    def _by_after(self) -> tuple[Tensor, Tensor]:
-        return _grouped(self.after, self.context)
+    def _by_after(self) -> Selection:
+        return Selection.of_rows(self.after[:, None], self.context)
 
     @cached_property
-    def _by_before(self) -> tuple[Tensor, Tensor]:
-        return _grouped(self.before, self.context)
+    def _by_before(self) -> Selection:
+        return Selection.of_rows(self.before[:, None], self.context)
 
     @cached_property
     def adjacent(self) -> Bool[Tensor, " n-1"]:
@@ -98,15 +98,6 @@ class Segments:
         return torch.as_tensor(np.searchsorted(self.positions, source), device=self.device)
 
 
-def _grouped(distance: Int[Tensor, " n"], context: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " context"]]:
-    """Tokens ordered by a distance, and where those of each distance begin."""
-    counts = torch.bincount(distance, minlength=context)
-    return distance.argsort(stable=True), counts.cumsum(0) - counts
-
-
-def _from_the_farthest(
-    h: Float[Tensor, "n d"], order: Int[Tensor, " n"], begins: Int[Tensor, " context"]
-) -> Float[Tensor, "context d"]:
+def _from_the_farthest(h: Float[Tensor, "n d"], by_distance: Selection) -> Float[Tensor, "context d"]:
     """By lag, the sum over the tokens at that distance or farther: each is read once, whatever the number of lags."""
-    by_distance = F.embedding_bag(order, h, begins, mode="sum")
-    return by_distance.double().flip(0).cumsum(0).flip(0)
+    return by_distance.scatter(h.new_ones(len(h)), h).double().flip(0).cumsum(0).flip(0)
