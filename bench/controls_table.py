@@ -37,9 +37,13 @@ def differences(rows: Sequence[Row], variant: str, control: str, metric: str) ->
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Each variant's metrics with their nulls, then the paired differences to its controls."""
+    """Each variant's metrics with their nulls, then the paired differences to its controls. Rows that a guard ended
+    have no metrics: they are named first."""
+    ended = [f"{row['variant']}, seed {row['seed']}: {row['ended'].splitlines()[0]}" for row in rows if "ended" in row]
+    rows = [row for row in rows if "ended" not in row]
     variants = list(dict.fromkeys(row["variant"] for row in rows))
-    lines = ["| metric | " + " | ".join(variants) + " |", "|---" * (len(variants) + 1) + "|"]
+    lines = [*ended, ""] if ended else []
+    lines += ["| metric | " + " | ".join(variants) + " |", "|---" * (len(variants) + 1) + "|"]
     counts = [str(sum(row["variant"] == variant for row in rows)) for variant in variants]
     lines.append("| seeds | " + " | ".join(counts) + " |")
     for metric, label in ((metric.name, metric.title) for metric in METRICS):

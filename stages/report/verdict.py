@@ -14,6 +14,8 @@ OTHER_L0 = 0.05
 """By this share more or fewer active latents than the control has, and the two are not equally sparse."""
 DEAD_SHARE = 0.05
 """By this share of all latents more dead than the control has, and it may be what TCS shows."""
+SMALL_ERROR = 0.0005
+"""An error of a share that one decimal of a percentage does not show."""
 NEGLIGIBLE = 0.0005
 """A change of a share that one decimal of a percentage does not show."""
 
@@ -129,18 +131,20 @@ def _cost(main: Contrast) -> str:
     kinds = {
         "cost": [_points(d) for d in moved if d.mean < 0],
         "gained": [_points(d) for d in moved if d.mean > 0],
-        "cost nothing within error:": [_points(d) for d in nothing],
+        "left unchanged within error:": [_points(d) for d in nothing],
         "did not move": [_title(d) for d in same],
     }
     clauses = [f"{did} {listed(parts)}" for did, parts in kinds.items() if parts]
     price = f"It {'; it '.join(clauses)}. " if clauses else ""
     l0 = main.differences["l0"]
-    return f"{price}L0 is {numeral(l0.value, 1)} against {numeral(l0.control, 1)}."
+    change = f" ({give_or_take(l0.mean, l0.error, l0.metric.digits)})" if l0.known else ""
+    return f"{price}L0 is {numeral(l0.value, 1)} against {numeral(l0.control, 1)}{change}."
 
 
 def _points(d: Difference) -> str:
-    change = signed(100 * d.mean, 1) if d.known and not d.clear else numeral(100 * abs(d.mean), 1)
-    error = f"\u00a0±\u00a0{numeral(100 * d.error, 1)}" if math.isfinite(d.error) else ""
+    digits = 3 if d.error < SMALL_ERROR / 10 else 2 if d.error < SMALL_ERROR else 1
+    change = signed(100 * d.mean, digits) if d.known and not d.clear else numeral(100 * abs(d.mean), digits)
+    error = f"\u00a0±\u00a0{numeral(100 * d.error, digits)}" if math.isfinite(d.error) else ""
     return f"{change}{error} points of {_title(d)}"
 
 

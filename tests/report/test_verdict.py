@@ -41,9 +41,8 @@ def test_a_difference_within_its_error_bought_nothing_and_cost_nothing(tmp_path:
     text = says(tmp_path, {"warmup/seed0": same, "warmup+no-temporal/seed0": CONTROL})
     assert "bought nothing within error at short (+0.001 ± 0.002" in text
     assert "bought TCS" not in text
-    assert (
-        "It cost nothing within error: \u22120.3 ± 0.3 points of CE score; it did not move explained variance." in text
-    )
+    assert "It left unchanged within error: \u22120.3 ± 0.3 points of CE score" in text
+    assert "it did not move explained variance." in text
 
 
 def test_a_loss_of_consistency_and_a_gain_of_quality_are_called_so(tmp_path: Path) -> None:
@@ -103,6 +102,16 @@ def test_several_seeds_are_compared_seed_by_seed(tmp_path: Path) -> None:
     assert comparison.bought is not None
     of = comparison.bought.differences["explained_variance_centred"]
     assert (of.n, of.mean, of.error) == (3, pytest.approx(-0.03), pytest.approx(0.01))
+
+
+def test_small_costs_are_said_with_the_digits_of_their_errors(tmp_path: Path) -> None:
+    runs: dict[str, dict[str, Any]] = {}
+    for seed, (loss, more) in enumerate(((0.00052, 9.6), (0.00055, 9.9), (0.00058, 9.7))):
+        runs[f"warmup/seed{seed}"] = {**VARIANT, "explained_variance_centred": 0.733 - loss, "l0": 58.2 + more}
+        runs[f"warmup+no-temporal/seed{seed}"] = CONTROL
+    text = says(tmp_path, runs)
+    assert "It cost 0.055 ± 0.003 points of explained variance" in text
+    assert "L0 is 67.9 against 58.2 (+9.7 ± 0.2)." in text
 
 
 def test_seeds_that_scatter_more_than_they_gain_bought_nothing(tmp_path: Path) -> None:
