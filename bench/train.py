@@ -30,6 +30,7 @@ import store
 from bench.machine import record
 from pipeline.params import read_params
 from pipeline.paths import Project
+from stages.memory import keep_freed_memory
 from stages.precision import native_dtype
 from stages.sae.normalisation import Normalisation
 from stages.sae.table import find_variant, load_variants
@@ -54,6 +55,7 @@ class Training:
         self, variant: str, opened: ActivationStore, d_sae: int | None = None, steps: int | None = None
     ) -> None:
         """In the profile's sizes, or others."""
+        keep_freed_memory()
         sizes = read_params(ROOT).profile.train
         row = find_variant(load_variants(ROOT / "variants.yaml"), variant)
         self.config = make_config(row, replace(sizes, d_sae=d_sae or sizes.d_sae), seed=0, steps=steps)

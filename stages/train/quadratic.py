@@ -41,12 +41,17 @@ class Quadratic:
 
 
 class Quadratics(torch.autograd.Function):
-    """Values of quadratics from the Gram matrix; their gradients, whatever their number, from one batched product."""
+    """Values of quadratics from the Gram matrix; their gradients, whatever their number, from one batched product.
+
+    Both products have factors in `dtype`, values and gradients have the dtype of the codes.
+    """
 
     @staticmethod
-    def forward(ctx: Any, codes: Tensor, weights: Tensor, quadratics: Sequence[Quadratic]) -> tuple[Tensor, ...]:
-        weighted = codes * weights
-        gram = torch.bmm(weighted, codes.transpose(1, 2))
+    def forward(
+        ctx: Any, codes: Tensor, weights: Tensor, quadratics: Sequence[Quadratic], dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
+        weighted = (codes * weights).to(dtype)
+        gram = torch.bmm(weighted, codes.to(dtype).transpose(1, 2)).to(codes.dtype)
         ctx.save_for_backward(weighted, weights)
         ctx.quadratics = quadratics
         return tuple(q.factor * _value(q, gram, weighted, weights) for q in quadratics)
@@ -54,7 +59,7 @@ class Quadratics(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         weighted, weights = ctx.saved_tensors
-        return gradient_of(weighted, weights, ctx.quadratics, gradients), None, None
+        return gradient_of(weighted, weights, ctx.quadratics, gradients), None, None, None
 
 
 def _value(q: Quadratic, gram: Float[Tensor, "batch seq seq"], weighted: Tensor, weights: Tensor) -> Float[Tensor, ""]:
@@ -62,7 +67,8 @@ def _value(q: Quadratic, gram: Float[Tensor, "batch seq seq"], weighted: Tensor,
     if q.offset is None or q.initial is None:
         return (q.operator * gram).sum()
     moved = torch.bmm(q.operator, gram)
-    projected = torch.bmm(q.operator, (weighted @ q.initial).unsqueeze(-1)).squeeze(-1)
+    onto_initial = (weighted.flatten(0, 1) @ q.initial.to(weighted.dtype).unsqueeze(-1)).view(*q.offset.shape, 1)
+    projected = torch.bmm(q.operator, onto_initial.to(gram.dtype)).squeeze(-1)
     square = q.offset.square().sum() * (weights * q.initial.square()).sum()
     return (moved * q.operator).sum() - 2 * (q.offset * projected).sum() + square
 
@@ -73,12 +79,13 @@ def gradient_of(
     quadratics: Sequence[Quadratic],
     gradients: Sequence[Tensor | float],
 ) -> Float[Tensor, "batch seq d_sae"]:
-    """`sum_q gradient_q * 2 factor_q (operator_q H - offset_q initial_q)`, columns weighted."""
+    """`sum_q gradient_q * 2 factor_q (operator_q H - offset_q initial_q)`, columns weighted. The product is in the
+    dtype of `weighted`, the result in that of `weights`."""
     factors = [2 * q.factor * gradient for q, gradient in zip(quadratics, gradients, strict=True)]
     operator = torch.zeros_like(quadratics[0].operator)
     for factor, q in zip(factors, quadratics, strict=True):
         operator += factor * q.operator
-    result = torch.bmm(operator, weighted)
+    result = torch.bmm(operator.to(weighted.dtype), weighted).to(weights.dtype)
     for factor, q in zip(factors, quadratics, strict=True):
         if q.offset is not None and q.initial is not None:
             result.flatten(0, -2).addr_(q.offset.flatten() * factor, q.initial * weights, alpha=-1)

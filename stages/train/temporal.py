@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from stages.precision import native_dtype
 from stages.sae.objective_row import ScaleRow, TemporalRow
 from stages.train.quadratic import Quadratic, Quadratics, gradient_of, lags_of, laplacian, memory_of
 from stages.train.randomness import generator_at
@@ -114,7 +115,7 @@ class TemporalTerms:
         quadratics = [self._pairs(scale, within, strength, codes.dtype) for scale in self.scales]
         if self.row.buffers is not None:
             quadratics += self._memories(codes, within, step, strength, latents)
-        values = Quadratics.apply(codes, latents.weights, quadratics)
+        values = Quadratics.apply(codes, latents.weights, quadratics, products_of(codes))
         terms = dict(zip((q.name for q in quadratics), values, strict=True))
         factors = self._factors(quadratics, terms, reconstruction.detach()) if self.row.adaptive else {}
         terms = {q.name: terms[q.name] * factors[q.scale] if factors else terms[q.name] for q in quadratics}
@@ -198,6 +199,12 @@ class TemporalTerms:
             factor = strength * scale.weight / count
             found.append(Quadratic("buffer", scale.name, operator, factor, count, offset, initial))
         return found
+
+
+def products_of(codes: Float[Tensor, "batch seq d_sae"]) -> torch.dtype:
+    """dtype of the factors of products of codes: the plan's, which is that of the machine, unless codes are more exact
+    than any plan's."""
+    return native_dtype() if codes.dtype == torch.float32 else codes.dtype
 
 
 def latent_weights(
