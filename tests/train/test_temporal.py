@@ -117,6 +117,28 @@ def test_terms_and_gradients_equal_literal_differences(seed: int) -> None:
     torch.testing.assert_close(sum(found.gradient(codes, scale.name) for scale in SCALES), gradient)
 
 
+@pytest.mark.parametrize(("products", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.01)])
+def test_products_in_the_machines_format_give_the_same_terms_and_gradient(
+    products: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside float64. A bfloat16 has 8 significant bits: each factor is off by up to 0.004 of itself."""
+    monkeypatch.setattr("stages.train.temporal.native_dtype", lambda: products)
+    row = replace(ROW, buffers=BufferRow(sigma=0.1, mixing=0.25, mixing_after=0.4))
+    segments = documents(1)
+    exact = random_codes(1, segments)
+    rounded = exact.detach().float().requires_grad_()
+    terms, gradients = [], []
+    for codes in (exact, rounded):
+        found = TemporalTerms(row, 1, ALL)(codes, segments, ALL, ONE)
+        assert found is not None
+        terms.append(torch.stack(list(found.terms.values())).double())
+        gradients.append(torch.autograd.grad(sum(found.terms.values()), codes)[0].double())
+    assert gradients[1].isfinite().all()
+    torch.testing.assert_close(terms[1], terms[0], rtol=tolerance, atol=0)
+    assert (gradients[1] - gradients[0]).norm() <= tolerance * gradients[0].norm()
+    assert (products == torch.bfloat16) == bool((gradients[1] - gradients[0]).norm() > 1e-5 * gradients[0].norm())
+
+
 def test_each_term_has_its_own_gradient() -> None:
     """Whatever factor a caller gives each term, one product gives the gradient of their sum."""
     segments = documents(3)
