@@ -32,6 +32,7 @@ from stages.evaluate.versions import TEMPORAL, VERSIONS
 from stages.sae.table import find_variant, load_variants
 from stages.sae.variant import Variant
 from stages.train.config import TrainConfig, make_config
+from stages.train.guards import Collapse
 from stages.train.identity import fingerprint
 from stages.train.loop import train
 from stages.train.run import TRAINING, Run, TrainResult
@@ -97,6 +98,9 @@ def command(description: str | None, jobs: Sequence[Job], table: Callable[[], st
     arguments = parser.parse_args()
     if arguments.table:
         print(table())
+        outdated = [job.path.stem for job in jobs if job.path.exists() and not job.read()]
+        if outdated:
+            print(f"\nLeft out, as their code or parameters changed since: {', '.join(outdated)}.")
     else:
         fill(jobs, arguments.minutes)
 
@@ -135,18 +139,27 @@ class Trained:
     """What was asked."""
     run: Run
     """Its training."""
-    result: TrainResult | Problem
+    result: TrainResult | Collapse
     """What that came to."""
     lock: Lock
     """Held until the row is written."""
 
 
 def train_if_needed(job: Job) -> list[Trained]:
-    """Train a row; nothing if it is there, or another process is at it."""
+    """Train a row; nothing if it is there, another process is at it, or it cannot be run, which is said."""
     try:
         lock = Lock(ROOT / "runs" / "rows" / job.path.stem, "row")
     except Problem:
         return []
+    try:
+        return _train(job, lock)
+    except Problem as problem:
+        lock.release()
+        print(f"{job.path.stem} was not run: {problem}", flush=True)
+        return []
+
+
+def _train(job: Job, lock: Lock) -> list[Trained]:
     profile, config = read_params(ROOT).profile, job.config
     opened = store.open(store_of(config.variant.layers, profile))
     if job.read().get("store_fingerprint") == opened.manifest.fingerprint:
@@ -157,8 +170,8 @@ def train_if_needed(job: Job) -> list[Trained]:
     with console.progress() as progress:
         try:
             return [Trained(job, run, train(config, opened, run.layer, run.folder, progress), lock)]
-        except Problem as problem:
-            return [Trained(job, run, problem, lock)]
+        except Collapse as collapse:
+            return [Trained(job, run, collapse, lock)]
 
 
 def evaluate_together(rows: Sequence[Trained]) -> None:
@@ -172,7 +185,7 @@ def evaluate_together(rows: Sequence[Trained]) -> None:
         for row, (_, results), evaluated in zip(group, pairs, found, strict=True):
             write_json(row.job.path, {**facts_of(row), **measured(row.run, results), "summary": evaluated.summary})
     for row in rows:
-        if isinstance(row.result, Problem):
+        if isinstance(row.result, Collapse):
             write_json(row.job.path, {**facts_of(row), "ended": str(row.result)})
         row.lock.release()
         print(f"{row.job.path.stem} is there", flush=True)

@@ -27,20 +27,22 @@ class Clamp(NamedTuple):
 def clamped(
     resid: Float[Tensor, "batch seq d"],
     codes: Float[Tensor, "batch seq d_sae"],
+    fired: Bool[Tensor, "batch seq d_sae"],
     segments: Int[Tensor, "batch seq"],
     sae: SAE,
     clamp: Clamp,
 ) -> Float[Tensor, "batch seq d"]:
     """The residual stream with the decoder rows of clamped latents added as often as their codes changed.
 
-    What the SAE does not reconstruct stays, as in SAEBench. BOS and padding, where `segments` is negative, are neither
+    `fired` says where there are events: codes that integrate or are predicted stay above 0 where nothing fires. What
+    the SAE does not reconstruct stays, as in SAEBench. BOS and padding, where `segments` is negative, are neither
     changed nor remembered.
     """
     if not clamp.latents:
         return resid
     chosen = torch.tensor(clamp.latents, device=codes.device)
     own = codes.index_select(-1, chosen)
-    active = recently((own > 0) & (segments >= 0).unsqueeze(-1), segments, clamp.window)
+    active = recently(fired.index_select(-1, chosen) & (segments >= 0).unsqueeze(-1), segments, clamp.window)
     change = torch.where(active, -clamp.multiplier - own, 0.0)
     return resid + (change @ sae.W_dec.index_select(0, chosen)).to(resid.dtype)
 

@@ -19,12 +19,12 @@ DIGITS = 6
 def firing_shares(
     sae: SAE, splice: Splice, rows: Rows, batch_rows: int, progress: Progress = SILENT
 ) -> Float64[np.ndarray, " d_sae"]:
-    """Share of the tokens at which each latent is active, BOS and padding left out."""
+    """Share of the tokens at which each latent fires (events), BOS and padding left out."""
     counts = torch.zeros(sae.d_sae, dtype=torch.float64)
     for batch in rows.batches(batch_rows):
         segments = batch.segments.to(sae.W_dec.device)
-        codes = sae.encode(splice.resid(batch.tokens).float(), segments=segments)
-        counts += (codes[segments >= 0] > 0).sum(0).cpu()
+        encoding = sae.encoding(splice.resid(batch.tokens).float(), segments=segments)
+        counts += encoding.codes.events.firings(segments >= 0).cpu()
         progress.advance(1)
     shares: np.ndarray = (counts / max(1, rows.n_tokens)).numpy()
     return shares.round(DIGITS)

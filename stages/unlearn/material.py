@@ -9,7 +9,7 @@ from pathlib import Path
 from stages.language_model.config import CorpusConfig
 from stages.language_model.corpus import documents
 from stages.unlearn.config import UnlearnConfig
-from stages.unlearn.questions import Article, QuestionSet, hub_questions, make_questions, read_questions
+from stages.unlearn.questions import CHOICES, Article, QuestionSet, hub_questions, make_questions, read_questions
 from stages.unlearn.text import read_texts
 from store.problem import Problem
 
@@ -72,6 +72,15 @@ def read_material(files: Files, corpus: CorpusConfig, config: UnlearnConfig) -> 
     if files.questions:
         questions = [read_questions(path) for path in files.questions]
         material = Material(material.forget, material.retain, questions)
+    elif material.forget_set != config.forget_topic:
+        raise Problem(
+            "The corpus gives no questions on the topic to forget.",
+            where=corpus.source,
+            expected=f"{CHOICES} articles or more on {config.forget_topic} with descriptions of their own",
+            found=f"fewer, of {len(material.forget)}",
+            do="name another topic in params.yaml (unlearn.forget_topic), or files with --questions",
+            usage=True,
+        )
     return _checked(material)
 
 

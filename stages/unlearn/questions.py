@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,11 +132,14 @@ def hub_questions() -> list[QuestionSet]:
 def make_questions(articles: Iterable[Article], per_topic: int, seed: int) -> list[QuestionSet]:
     """For each topic, questions that ask for an article's description among those of other articles of the topic.
 
-    A description that several articles have, or that names its article, would answer nothing.
+    A description that several articles of the topic have, or that names its article, would answer nothing.
     """
     by_topic: dict[str, list[Article]] = {}
+    articles = list(articles)
+    shared = Counter((article.topic, article.description) for article in articles)
     for article in articles:
-        if article.description and article.title.lower() not in article.description.lower():
+        alone = shared[article.topic, article.description] == 1
+        if article.description and alone and article.title.lower() not in article.description.lower():
             by_topic.setdefault(article.topic, []).append(article)
     found = []
     for topic, members in sorted(by_topic.items()):
@@ -147,7 +151,7 @@ def make_questions(articles: Iterable[Article], per_topic: int, seed: int) -> li
 
 
 def _questions_of(articles: Sequence[Article], count: int, rng: np.random.Generator) -> list[Question]:
-    descriptions = sorted({article.description for article in articles})
+    descriptions = sorted(article.description for article in articles)
     if len(descriptions) < CHOICES:
         return []
     questions = []

@@ -47,12 +47,23 @@ class RMUConfig:
 def rmu(lm: LanguageModel, forget: Rows, retain: Rows, config: RMUConfig, progress: Progress = SILENT) -> LanguageModel:
     """A copy of the model after training; loss = MSE(h(forget), c u) + alpha MSE(h(retain), h_0(retain)).
 
+    The optimiser keeps its weights in float32: of those above 1/64 half the spacing of a bfloat16 exceeds the learning
+    rate, and steps would be lost.
+
     Raises:
-        Problem: no parameter has such a name, or the loss is not finite.
+        Problem: no parameter has such a name, there is no text to train on, or the loss is not finite.
     """
+    if not (len(forget.tokens) and len(retain.tokens)):
+        raise Problem(
+            "RMU has no text to train on.",
+            expected="a row of each text beside those on which the loss is measured",
+            found=f"{len(forget.tokens)} of the text to forget, {len(retain.tokens)} of that to retain",
+            do="give more text",
+        )
     model = copy.deepcopy(lm.model)
     trained = _parameters(model, config)
-    optimizer = torch.optim.AdamW(trained, lr=config.lr)
+    masters = [parameter.detach().float().clone() for parameter in trained]
+    optimizer = torch.optim.AdamW(masters, lr=config.lr)
     generator = torch.Generator().manual_seed(config.seed)
     direction = torch.rand(lm.d_model, generator=generator).to(lm.device)
     target = None
@@ -68,9 +79,11 @@ def rmu(lm: LanguageModel, forget: Rows, retain: Rows, config: RMUConfig, progre
         loss = away + config.alpha * same
         if not bool(loss.isfinite()):
             raise Problem("RMU diverged.", found=f"loss {loss.item()}", do="lower its learning rate or steering")
-        loss.backward()
+        for master, gradient in zip(masters, torch.autograd.grad(loss, trained), strict=True):
+            master.grad = gradient.float()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for parameter, master in zip(trained, masters, strict=True):
+            parameter.data.copy_(master)
         progress.advance(1)
     model.requires_grad_(False)
     return replace(lm, model=model)

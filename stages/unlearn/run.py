@@ -31,7 +31,7 @@ from store.files import digest, write_json
 from store.problem import Problem
 from store.progress import SILENT, Progress
 
-UNLEARN_VERSION = 1
+UNLEARN_VERSION = 2
 """Raised whenever a change to this code changes a number."""
 RMU = "rmu"
 
@@ -178,7 +178,8 @@ class _Session:
     def _with_rmu(self, fingerprint: str, progress: Progress) -> Unlearning:
         """RMU at the layer, and the untouched model beside it."""
         config = RMUConfig(self.layer, seed=self.config.seed)
-        trained = rmu(self.lm, self.forget, self.retain, config, progress)
+        to_forget, to_retain = (rows.after(self._judged(rows)) for rows in (self.forget, self.retain))
+        trained = rmu(self.lm, to_forget, to_retain, config, progress)
         baseline, changed = (
             self._outcomes(Splice(lm, self.layer), untouched, name, progress)[""]
             for name, lm in (("the untouched model", self.lm), ("RMU", trained))
@@ -195,7 +196,7 @@ class _Session:
             right[subject] = accuracies(splice, self.scoring, asked, interventions, size, progress)
         texts = {}
         for kind, rows in (("forget", self.forget), ("retain", self.retain)):
-            some = rows.first(self.config.loss_rows)
+            some = rows.first(self._judged(rows))
             progress.start(f"loss of {name} on {kind} text", -(-len(some.tokens) // size), "batches")
             texts[kind] = losses(splice, some, interventions, size, progress)
         forget_set = self.facts["forget_set"]
@@ -209,6 +210,10 @@ class _Session:
             )
             for key in texts["forget"]
         }
+
+    def _judged(self, rows: Rows) -> int:
+        """How many rows the loss is measured on; RMU trains on the others, half of them at least."""
+        return min(self.config.loss_rows, max(1, len(rows.tokens) // 2))
 
     def _unlearning(
         self,

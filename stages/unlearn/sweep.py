@@ -65,10 +65,11 @@ class Clamps:
     ) -> Iterator[tuple[str, Float[Tensor, "batch seq d"]]]:
         """By name, the residual stream that a setting leaves; under "" the one that is there."""
         segments = segments.to(resid.device)
-        codes = self.sae.encode(resid.float(), segments=segments)
+        encoded = self.sae.encoding(resid.float(), segments=segments).codes
+        codes, fired = encoded.dense(), encoded.events.dense() > 0
         yield "", resid
         for setting in self.settings:
-            yield setting.name, clamped(resid, codes, segments, self.sae, setting.clamp)
+            yield setting.name, clamped(resid, codes, fired, segments, self.sae, setting.clamp)
 
 
 @dataclass(frozen=True)

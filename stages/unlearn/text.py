@@ -50,6 +50,10 @@ class Rows:
         """The first n."""
         return Rows(self.tokens[:n], self.segments[:n])
 
+    def after(self, n: int) -> Rows:
+        """All but the first n."""
+        return Rows(self.tokens[n:], self.segments[n:])
+
     def batches(self, size: int) -> Iterator[Batch]:
         """All of them, in order."""
         for start in range(0, len(self.tokens), size):
