@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,34 +74,43 @@ def along_curve(curve: Sequence[Summary], metric: str, l0: float, axis: str) -> 
     return float(np.interp(math.log(l0), x, y, left=math.nan, right=math.nan))
 
 
-def difference(variant: str, family: Family, seed: int, metric: str, axis: str = "l0") -> float:
-    """Variant minus control at the variant's L0; NaN where a row is missing, or was computed otherwise.
+NOT_RUN, OUTSIDE, SILENT = "not run", "outside the curve", "silent"
+
+
+def difference(variant: str, family: Family, seed: int, metric: str, axis: str = "l0") -> float | str:
+    """Variant minus control at the variant's L0, or why there is none.
 
     That in L0 itself is before it was made equal.
     """
     jobs = [Job(variant, seed), Job(f"{variant}+no-temporal", seed), *family.curve_jobs(seed)]
     rows = [job.read() for job in jobs]
     if not all("summary" in row and computed_alike(rows[0], row) for row in rows):
-        return math.nan
+        return NOT_RUN
     own, control, *curve = [row["summary"] for row in rows]
     if any(summary.get(name) is None for summary in (own, control, *curve) for name in (metric, axis)):
-        return math.nan
+        return NOT_RUN
+    if not all(summary[axis] > 0 for summary in (own, control, *curve)):
+        return SILENT
     plain = float(own[metric] - control[metric])
     if metric == axis:
         return plain
     at_own, at_control = (along_curve(curve, metric, summary[axis], axis) for summary in (own, control))
-    return plain - (at_own - at_control)
+    return plain - (at_own - at_control) if math.isfinite(at_own - at_control) else OUTSIDE
 
 
-def cell(differences: Sequence[float], digits: int) -> str:
-    """Mean and 95 % interval over seeds, by Student's t; marked where the interval excludes 0."""
-    known = [value for value in differences if math.isfinite(value)]
+def cell(differences: Sequence[float | str], digits: int) -> str:
+    """Mean and 95 % interval over seeds, by Student's t; marked where the interval excludes 0. Seeds without a
+    difference are counted by the reason."""
+    known = [value for value in differences if not isinstance(value, str)]
+    reasons = Counter(value for value in differences if isinstance(value, str))
+    missing = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     if len(known) < 2:
-        return "not run"
+        return missing
     mean, error = statistics.mean(known), statistics.stdev(known)
     half = half_width(error, len(known))
     text = f"{mean:+.{digits}f} ± {half:.{digits}f}"
-    return f"**{text}**" if abs(mean) > half else text
+    text = f"**{text}**" if abs(mean) > half else text
+    return f"{text} ({missing})" if missing else text
 
 
 def table() -> str:

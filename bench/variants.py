@@ -38,14 +38,14 @@ def line(name: str, row: dict[str, Any]) -> list[str]:
 
     steps = f"{summary['steps_done']:,} of {summary['steps_planned']:,}"
     minutes = "-" if row["seconds"] is None else f"{row['seconds'] / 60:.0f}"
-    facts = [steps, minutes, number("explained_variance_centred", ".4f"), number("l0", ".1f")]
+    facts = [steps, row["stopped_by"] or "", minutes, number("explained_variance_centred", ".4f"), number("l0", ".1f")]
     facts += [number("l0_codes", ".1f"), number("dead_latents", ".0f"), number("ce_loss_score", ".4f")]
     return [name, *facts, *(" / ".join(number(m.name + null, ".4f") for null in NULLS) for m in (*TCS, FSM[0]))]
 
 
 def table() -> str:
     """The table in Markdown."""
-    heads = ["row", "steps", "minutes", "explained variance", "L0", "L0 of codes", "dead", "CE score"]
+    heads = ["row", "steps", "stopped by", "minutes", "explained variance", "L0", "L0 of codes", "dead", "CE score"]
     heads += [f"{metric.title} / inputs permuted / codes permuted" for metric in (*TCS, FSM[0])]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     rows = {row["variant"]: row for row in read_rows(Job(name, SEED) for name in names())}

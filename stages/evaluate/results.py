@@ -7,13 +7,30 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
 from stages.evaluate.versions import CORE, PROBING, SUMMARY, TEMPORAL, fingerprint
 from stages.sae.architecture import PartsRow
 from store.problem import Problem
+
+
+class Setting(NamedTuple):
+    """What has to be equal for two runs to be compared; what an SAE that was not trained here lacks is None."""
+
+    seed: int | None
+    """Of the training."""
+    steps: float
+    """Planned ones."""
+    tokens_per_step: int | None
+    """Positions of a batch."""
+    d_sae: int | None
+    """Latents."""
+    store: str
+    """Root digest of the store."""
+    layer: int | None
+    """Layer of the store."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +72,17 @@ class Result:
         return row
 
     @property
-    def setting(self) -> tuple[int | None, float, str, int | None]:
-        """Seed, planned steps, store and layer: runs are compared with runs that have the same ones."""
-        return self.seed, self.number("steps_planned"), self.facts["store"]["root"], self.facts["training"].get("layer")
+    def setting(self) -> Setting:
+        """Runs are compared with runs of the same setting."""
+        training = self.facts["training"]
+        return Setting(
+            seed=self.seed,
+            steps=self.number("steps_planned"),
+            tokens_per_step=training.get("plan", {}).get("tokens_per_step"),
+            d_sae=training.get("d_sae"),
+            store=self.facts["store"]["root"],
+            layer=training.get("layer"),
+        )
 
     @property
     def k(self) -> int | None:

@@ -81,13 +81,15 @@ def _groups(results: Sequence[Result]) -> list[str]:
 
 def _traits(result: Result) -> tuple[str, ...]:
     """What runs of a variant may differ in, beside the seed."""
-    _, steps, store, layer = result.setting
+    setting = result.setting
     return (
-        f"{steps:,.0f} steps",
-        f"layer {layer}",
+        f"{setting.steps:,.0f} steps",
+        f"{setting.tokens_per_step} tokens a step",
+        f"{setting.d_sae} latents",
+        f"layer {setting.layer}",
         f"k {result.k}",
         f"L1 {result.row.get('objective', {}).get('l1')}",
-        f"store {store[:8]}",
+        f"store {setting.store[:8]}",
     )
 
 

@@ -1,12 +1,12 @@
 """Temporal variants beside SAEs of single tokens that are as sparse.
 
-Nearly every metric moves with L0, so a variant is compared with per-token SAEs of its seed, steps, store and layer
-whose L0 (events) is within 10 %; what is left of the difference in L0 is not corrected. Where there is none, numbers
-are interpolated between the two nearest runs of one family, one sparser and one denser, that differ in k or in the
-weight of their sparsity term alone. That takes a metric as linear in the logarithm of L0 between them; how far it bends
-there is in no error. Errors of both sides are taken as independent, which is cautious: they share their heldout tokens.
-Where several per-token SAEs match, each metric is set against the one that is best in it, a choice after the fact that
-favours them.
+Nearly every metric moves with L0, so a variant is compared with per-token SAEs of its setting (seed, steps, tokens a
+step, latents, store, layer) whose L0 (events) is within 10 %; what is left of the difference in L0 is not corrected.
+Where there is none, numbers are interpolated between the two nearest runs of one family, one sparser and one denser,
+that differ in k or in the weight of their sparsity term alone. That takes a metric as linear in the logarithm of L0
+between them; how far it bends there is in no error. Errors of both sides are taken as independent, which is cautious:
+they share their heldout tokens. Where several per-token SAEs match, each metric is set against the one that is best in
+it, a choice after the fact that favours them.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from stages.report.contrast import NO_TEMPORAL, Comparison, Contrast, Difference
 from stages.report.matched import Matched
@@ -97,17 +97,24 @@ def _permuted(comparison: Comparison) -> str:
         return ""
     gained = [metric.name for metric in TCS if comparison.bought.differences[metric.name].improves]
     orders = [d for name in gained if (d := comparison.order.differences[name]).known]
-    as_much = [d for d in orders if not d.improves]
-    less = [d for d in orders if d.improves]
     gains = comparison.permuted.differences
+    less = [d for d in orders if d.improves]
+    as_much = [d for d in orders if not d.improves and gains[d.metric.name].improves]
+    unclear = [d for d in orders if d not in less and d not in as_much]
     clauses = []
     if as_much:
-        nothing = "order had nothing to do with it" + (" there" if less else "")
-        clauses.append(f"gains as much {_at([gains[d.metric.name] for d in as_much], nulls=False)}: {nothing}")
+        clauses.append(f"gains as much, within error, {_gains_at(as_much, gains)}: it does not take order")
     if less:
         more = f"order accounts for the rest ({', '.join(_gain(d) for d in less)})"
-        clauses.append(f"gains less {_at([gains[d.metric.name] for d in less], nulls=False)}: {more}")
+        clauses.append(f"gains less {_gains_at(less, gains)}: {more}")
+    if unclear:
+        clauses.append(f"can be told from neither {_gains_at(unclear, gains)}: what order is worth there is open")
     return f"{comparison.order.control}, trained in permuted order, {'; it '.join(clauses)}." if clauses else ""
+
+
+def _gains_at(orders: Sequence[Difference], gains: Mapping[str, Difference]) -> str:
+    """What training in permuted order gains, where the variant gains something."""
+    return _at([gains[d.metric.name] for d in orders], nulls=False)
 
 
 def _gain(d: Difference) -> str:
