@@ -48,16 +48,18 @@ def run(
         request = make_request(asked.harvest, asked.model, asked.corpus, progress)
         suffix = "" if asked == plain else suffix_of(digest(request))
         target = local_folder(folder) if folder else project.store(asked, suffix)
+        if switched:
+            made = "harvesting makes it the current one" if dry else "made it the current one"
+            if not dry:
+                use_profile(project.root, plain.name)
+            progress.note(
+                f"layer {plain.harvest.layers} is the hook point of profile {plain.name}: {made} "
+                f"(back: pipeline use {params.profile.name})"
+            )
         if dry:
             crew = _crew(workers, scheduler, progress)
             console.print_facts(estimate(target, asked.harvest, asked.model, asked.corpus, crew, progress).facts())
             return
-        if switched:
-            use_profile(project.root, plain.name)
-            progress.note(
-                f"layer {plain.harvest.layers} is the hook point of profile {plain.name}: made it the current "
-                f"one (back: pipeline use {params.profile.name})"
-            )
         with _cluster(workers, scheduler, progress) as cluster:
             result = harvest(
                 target,

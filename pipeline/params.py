@@ -140,6 +140,7 @@ def _allowed(location: tuple[Any, ...]) -> str:
         "harvest": HarvestConfig,
         "train": TrainSizes,
         "evaluate": EvaluateConfig,
+        "unlearn": UnlearnConfig,
         "run": Run,
     }
     parent = parents.get(str(location[-2]) if len(location) > 1 else "", Params if len(location) < 2 else Profile)

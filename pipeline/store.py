@@ -16,7 +16,9 @@ def ls(folder: Path | None, profile: str | None, json: bool) -> None:
     project = Project.here()
     params = read_params(project.root)
     folder = folder or project.root / "data" / "stores"
-    only = params.named(profile).name if profile else ""
+    if folder.exists() and not folder.is_dir():
+        raise Problem("This is no folder.", where=folder, expected="a folder with stores", usage=True)
+    only = f"{params.named(profile).name}-L" if profile else ""
     found = sorted(path.parent for path in folder.glob(f"{only}*/manifest.json"))
     rows: list[dict[str, Any]] = [{"store": project.show(path), **summary(path)} for path in found]
     if json:

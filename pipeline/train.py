@@ -64,7 +64,7 @@ def run(
                 target = out or project.run(profile, row.name, seed, last + suffix)
                 runs.append(replace(run, folder=target if not (out and last) else out.with_name(out.name + last)))
     with console.progress() as progress:
-        progress.note(f"store: {project.show(place)} ({profile.name}, root {opened.root[:8]})")
+        progress.note(f"store: {project.show(place)} ({opened.request['model']['name']}, root {opened.root[:8]})")
         if dry:
             for run in runs:
                 facts, seconds = estimate(run.config, opened, run.layer)
@@ -149,6 +149,14 @@ def store_folder(project: Project, profile: Profile, named: str | None) -> str |
     if named is not None and is_url(named):
         return named
     place = Path(named) if named else project.store(profile)
+    if place.exists() and not place.is_dir():
+        raise Problem(
+            "This is no activation store.",
+            where=place,
+            expected="the folder that holds its manifest.json",
+            found="a file",
+            usage=True,
+        )
     if not (place / "manifest.json").exists():
         raise Problem(
             "There is no activation store here.",

@@ -10,6 +10,7 @@ from pipeline import console
 from pipeline.evaluate import results_of
 from pipeline.params import read_params, with_model
 from pipeline.paths import Project
+from pipeline.train import store_folder
 
 
 def run(
@@ -35,7 +36,7 @@ def run(
         material = read_material(Files(forget, retain, tuple(questions)), profile.corpus, profile.unlearn)
         results = unlearn(
             list(zip(runs, outs, strict=True)),
-            folder or project.store(profile),
+            store_folder(project, profile, folder),
             profile.model,
             material,
             profile.unlearn,

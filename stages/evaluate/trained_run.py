@@ -18,8 +18,7 @@ from store import ActivationStore
 from store.files import digest, file_sha256
 from store.problem import Problem
 
-TRAINING = "training.json"
-SAE_FOLDER = "sae"
+PLAN, TRAINING, SAE_FOLDER = "plan.json", "training.json", "sae"
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,14 @@ class TrainedRun(Subject):
     @classmethod
     def read(cls, folder: Path) -> TrainedRun:
         """Read a run's facts; a Problem where the training is missing or did not finish."""
-        if not folder.is_dir():
-            raise Problem("No such run.", where=folder, do="train it first, or check the path")
+        if not (folder / PLAN).is_file() and not (folder / TRAINING).is_file():
+            raise Problem(
+                "This is no run.",
+                where=folder,
+                expected="the folder of a training, or an SAE that SAELens or Gemma Scope saved",
+                found="no such folder" if not folder.exists() else f"neither {PLAN} nor {TRAINING} in it",
+                do="train it first, or check the path",
+            )
         paths = [folder / TRAINING, folder / SAE_FOLDER / "cfg.json"]
         missing = [path.name for path in paths if not path.is_file()]
         if missing:

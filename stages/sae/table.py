@@ -19,7 +19,7 @@ def load_variants(path: Path) -> dict[str, Variant]:
     try:
         table = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise Problem("The table of variants cannot be read.", where=path, found=error.strerror) from None
+        raise Problem("The table of variants cannot be read.", where=path, found=error.strerror, usage=True) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Problem("The table of variants is not YAML.", where=path, found=error, usage=True) from None
     if not isinstance(table, dict) or not table:
@@ -29,7 +29,7 @@ def load_variants(path: Path) -> dict[str, Variant]:
         base, plus, control = str(name).partition("+")
         if plus:
             # The base's numbers stand in the row as well, as a YAML alias, so that DVC sees when they change.
-            if base not in table or row != {"of": table[base]}:
+            if base not in variants or row != {"of": table[base]}:
                 raise Problem(
                     f"Control {name!r} is not the alias of a row above it.",
                     where=path,

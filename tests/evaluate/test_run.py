@@ -260,7 +260,10 @@ def test_a_run_of_another_store_is_refused(scene: Scene, tmp_path: Path) -> None
 
 
 def test_a_missing_or_unfinished_run_is_refused(scene: Scene, tmp_path: Path) -> None:
-    assert "No such run" in refused(scene, tmp_path / "nowhere", scene.store.path)
+    assert "no such folder" in refused(scene, tmp_path / "nowhere", scene.store.path)
+    (tmp_path / "photos").mkdir()
+    message = refused(scene, tmp_path / "photos", scene.store.path)
+    assert "This is no run" in message and "not finished" not in message
     unfinished = tmp_path / "unfinished"
     shutil.copytree(scene.runs["topk"], unfinished)
     (unfinished / "training.json").unlink()

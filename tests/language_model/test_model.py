@@ -29,7 +29,6 @@ EMBEDDED = ModelConfig(
 def test_load(lm: LanguageModel) -> None:
     assert (lm.n_layers, lm.d_model, lm.dtype) == (4, 32, torch.float32)
     assert (lm.pad_id, lm.eos_id, lm.bos_id) == (0, 1, 2)
-    assert lm.ignore_ids == {0, 1, 2}
     assert not lm.model.training
     assert not any(parameter.requires_grad for parameter in lm.model.parameters())
     assert lm.attention == ("eager" if lm.name == "gemma2" else "sdpa")
@@ -53,7 +52,6 @@ def test_bos_zero_counts_and_missing_ids_fall_back(tmp_path: Path) -> None:
     tokenizer.save_pretrained(folder)
     lm = load(ModelConfig("tiny", str(folder)))
     assert (lm.bos_id, lm.eos_id, lm.pad_id) == (0, 0, 0)
-    assert lm.ignore_ids == {0}
 
 
 def test_number_of_layers_needs_no_weights(tmp_path: Path) -> None:
@@ -112,7 +110,7 @@ def test_embedded_gemma() -> None:
     assert loss.item() == pytest.approx(2.63, abs=0.005)
     text = "an <eos> or <bos> in a text"
     found = lm.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-    assert not set(found) & lm.ignore_ids and lm.tokenizer.decode(found) == text
+    assert not set(found) & {lm.bos_id, lm.pad_id, lm.eos_id} and lm.tokenizer.decode(found) == text
 
 
 @pytest.mark.slow

@@ -107,6 +107,8 @@ def test_a_layer_of_another_profile_makes_it_current(project: TinyProject, tmp_p
     deep = tiny_model_folder(tmp_path, kind="gpt2", layers=20, d=16)
     project.params["profiles"]["deeper"]["model"]["source"] = str(deep)
     project.save()
+    status, out, err = project("harvest", "--layer", "19", "--dry-run")
+    assert status == 0 and "makes it the current" in err and read_params(project.root).profile.name == "tiny"
     status, out, err = project("harvest", "--layer", "19")
     assert status == 0, err
     assert "made it the current" in err and "pipeline use tiny" in err

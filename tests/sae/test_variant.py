@@ -117,6 +117,14 @@ def test_controls_that_do_not_exist(name: str, what: str, expected: str) -> None
     assert expected in str(mistake.value.expected) and mistake.value.exit_status == 2
 
 
+def test_a_control_stands_below_its_row(tmp_path: Path) -> None:
+    row = yaml.safe_load(TABLE.read_text())["warmup2000"]
+    table = {"warmup2000+no-temporal": {"of": row}, "warmup2000": row}
+    (tmp_path / "variants.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
+    with pytest.raises(Problem, match="is not the alias of a row above it"):
+        load_variants(tmp_path / "variants.yaml")
+
+
 def test_a_control_in_the_table_is_an_alias_of_its_row(tmp_path: Path) -> None:
     table = yaml.safe_load(TABLE.read_text())
     table["warmup2000+no-temporal"]["of"] = {**table["warmup2000"], "source": "elsewhere"}

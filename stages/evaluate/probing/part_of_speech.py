@@ -23,7 +23,7 @@ UNUSED = ("parser", "ner", "lemmatizer")
 """Parts of the pipeline that tags do not need."""
 SPACE = "SPACE"
 """What the tagger calls white space, which is no part of speech."""
-MISSING = "no part-of-speech tagger is installed: pip install 'tsae-pipeline[probing]'"
+MISSING = "no part-of-speech tagger is installed: pip install -e '.[probing]'"
 
 
 class Word(NamedTuple):

@@ -284,7 +284,7 @@ def test_without_room_for_the_gap_there_is_no_context(store: ProbedStore, monkey
 def test_without_a_tagger_only_syntax_is_missing(store: ProbedStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe_tasks, "tagger_version", lambda: None)
     found = make_tasks(store, TOKENIZER)
-    assert "pip install 'tsae-pipeline[probing]'" in str(found["syntax"].reason)
+    assert "pip install -e '.[probing]'" in str(found["syntax"].reason)
     assert [name for name, task in found.items() if task.reason] == ["syntax"]
 
 
