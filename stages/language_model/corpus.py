@@ -103,7 +103,13 @@ def _package_file(source: str) -> Path:
 def _local_files(root: Path) -> list[Path]:
     """Every text file at or below `root`, sorted by name; Problem where there is none or one is empty."""
     if not root.exists():
-        raise Problem("There is no such corpus.", where=root)
+        raise Problem(
+            "There is no such corpus.",
+            where=root,
+            expected=f"a text file or a folder of them ({', '.join(SUFFIXES)}), or package:NAME",
+            found="nothing",
+            do="mend corpus.source in params.yaml",
+        )
     files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.suffix in SUFFIXES)
     if not files or files[0].suffix not in SUFFIXES:
         raise Problem("This is no corpus.", where=root, expected=f"files ending in {', '.join(SUFFIXES)}")
