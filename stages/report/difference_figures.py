@@ -16,6 +16,8 @@ from stages.report.palette import GREY, INK, SOFT
 ROW = 0.2
 """Inches that a variant takes in the row of a metric."""
 
+RING = 9
+"""Points across the ring of the control in permuted order: around the variant's dot, not over it."""
 GAP = 0.8
 """Of such rows between two metrics."""
 
@@ -68,7 +70,7 @@ def _dots(axes: Axes, comparison: Comparison, metric: Metric, place: float, colo
     axes.plot([unit * d.null_mean], [place], "d", color=GREY, markersize=5, zorder=1)
     if comparison.permuted:
         permuted = comparison.permuted.differences[metric.name]
-        axes.plot([_unit(permuted) * permuted.mean], [place], "o", mfc="white", mec=colour, markersize=6, zorder=3)
+        axes.plot([_unit(permuted) * permuted.mean], [place], "o", mfc="none", mec=colour, markersize=RING, zorder=3)
     axes.annotate(
         _value(d),
         (1.02, place),
@@ -97,7 +99,7 @@ def _legend(axes: Axes, shown: Sequence[Comparison], palette: Mapping[str, str])
     for comparison in shown:
         axes.plot([], [], "o", color=palette[comparison.variant], label=comparison.variant)
     if any(comparison.permuted for comparison in shown):
-        axes.plot([], [], "o", mfc="white", mec=SOFT, label="trained in permuted order")
+        axes.plot([], [], "o", mfc="none", mec=SOFT, markersize=RING, label="trained in permuted order")
     axes.plot([], [], "d", color=GREY, markersize=5, label="with inputs permuted")
 
 
@@ -109,7 +111,7 @@ def _unit(d: Difference) -> float:
 
 
 def _value(d: Difference) -> str:
-    unit, digits = _unit(d), 1 if d.metric.relative else 3
+    unit, digits = _unit(d), 1 if d.metric.relative else d.metric.digits
     if not np.isfinite(unit * d.mean):
         return MISSING
     error = f" ± {numeral(unit * d.error, digits)}" if np.isfinite(unit * d.error) else ""

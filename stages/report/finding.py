@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
-from stages.report.evaluated_run import EvaluatedRun
+from stages.report.evaluated_run import EvaluatedRun, grouped
 from stages.report.numeral import numeral, percent
 
 COMPARABLE_L0 = 1.25
@@ -13,20 +14,20 @@ COMPARABLE_L0 = 1.25
 
 
 def finding(runs: Sequence[EvaluatedRun]) -> list[str]:
-    """Sentences that state the result: the best run, the others, and what keeps them from being compared."""
-    ranked = sorted(runs, key=lambda run: -_sortable(run.number("explained_variance_centred")))
-    best, *others = ranked
-    evaluation = best.core["eval_config"]
-    hook = best.core["sae_cfg_dict"].get("metadata", {}).get("hook_name", "the hooked layer")
+    """Sentences that state the result: the best variant, the others, and what keeps them from being compared. Seeds are
+    averaged."""
+    groups = sorted(map(Group, grouped(runs).values()), key=lambda group: -_sortable(group.explained))
+    best, *others = groups
+    core = best.runs[0].core
+    hook = core["sae_cfg_dict"].get("metadata", {}).get("hook_name", "the hooked layer")
     tokens = f"{numeral(best.number('variance_tokens'), 0)} heldout tokens"
     sentences = [
-        f"On {evaluation['model_name']} at {hook}, {best.label} explains "
-        f"{percent(best.number('explained_variance_centred'))} of the variance of {tokens} with "
-        f"{numeral(best.number('l0'), 1)} active latents a token; {_model_keeps(best)}."
+        f"On {core['eval_config']['model_name']} at {hook}, {best.label} explains {percent(best.explained)} of the "
+        f"variance of {tokens} with {numeral(best.number('l0'), 1)} active latents a token; {_model_keeps(best)}."
     ]
     if others:
-        sentences.append(f"{'; '.join(_in_brief(run) for run in others)}.")
-    sparsest = min((run for run in runs if run.number("l0") > 0), key=lambda run: run.number("l0"), default=best)
+        sentences.append(f"{'; '.join(_in_brief(group) for group in others)}.")
+    sparsest = min((group for group in groups if group.number("l0") > 0), key=lambda g: g.number("l0"), default=best)
     if best.number("l0") > COMPARABLE_L0 * sparsest.number("l0"):
         sentences.append(
             f"{best.label} spends more active latents than {sparsest.label} ({best.number('l0'):.1f} against "
@@ -36,18 +37,40 @@ def finding(runs: Sequence[EvaluatedRun]) -> list[str]:
     return sentences
 
 
-def _model_keeps(run: EvaluatedRun) -> str:
-    score, error = run.number("ce_loss_score"), run.number("ce_loss_score_se")
+class Group:
+    """The seeds of a variant as one."""
+
+    def __init__(self, runs: Sequence[EvaluatedRun]) -> None:
+        self.runs = runs
+
+    @property
+    def label(self) -> str:
+        """What sentences call it."""
+        return self.runs[0].label if len(self.runs) == 1 else f"{self.runs[0].group} ({len(self.runs)} seeds)"
+
+    @property
+    def explained(self) -> float:
+        """Explained variance."""
+        return self.number("explained_variance_centred")
+
+    def number(self, name: str) -> float:
+        """The mean over seeds."""
+        return statistics.mean(run.number(name) for run in self.runs)
+
+
+def _model_keeps(group: Group) -> str:
+    """CE score with the standard error of its tokens, which seeds share."""
+    score, error = group.number("ce_loss_score"), group.number("ce_loss_score_se")
     return (
         "reading its reconstructions instead of its own activations, the model keeps "
         f"{percent(score)} (± {percent(error)}) of what this layer contributes to predicting the next token"
     )
 
 
-def _in_brief(run: EvaluatedRun) -> str:
+def _in_brief(group: Group) -> str:
     return (
-        f"{run.label} explains {percent(run.number('explained_variance_centred'))} with {numeral(run.number('l0'), 1)} "
-        f"active latents and keeps {percent(run.number('ce_loss_score'))}"
+        f"{group.label} explains {percent(group.explained)} with {numeral(group.number('l0'), 1)} "
+        f"active latents and keeps {percent(group.number('ce_loss_score'))}"
     )
 
 

@@ -126,7 +126,7 @@ def _null(d: Difference) -> str:
 
 
 def _digits(d: Difference) -> int:
-    return 4 if d.error < NEGLIGIBLE else 3
+    return 5 if d.error < SMALL_ERROR / 10 else 4 if d.error < SMALL_ERROR else 3
 
 
 def _cost(main: Contrast) -> str:

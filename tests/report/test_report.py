@@ -137,6 +137,7 @@ def test_curves_are_what_dvclive_wrote(tmp_path: Path) -> None:
     [
         ({"a/seed0": {"l0": 30}, "b/seed0": {"l0": 90, "explained_variance_centred": 0.9}}, "does not rank", "dead"),
         ({"a/seed0": {"l0": 90}, "b/seed0": {"l0": 30, "explained_variance_centred": 0.9}}, "b explains", "rank"),
+        ({"a/seed0": {"l0": 30}, "a/seed1": {"l0": 32}}, "a (2 seeds) explains 85.0\u00a0% of", "seed1"),
         ({"a/seed0": {"l0": 0, "explained_variance_centred": -0.78}}, "a is dead", "stopped"),
         ({"a/seed0": {"steps_done": 4}}, "a stopped after 4 of 4,000 steps", "dead"),
         ({"a/seed0": {"explained_variance_centred": None}, "b/seed0": {}}, "a explains no number", "stopped"),
