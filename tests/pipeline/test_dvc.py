@@ -33,7 +33,7 @@ class DvcProject:
         shutil.copy(ROOT / ".dvcignore", root)
         shutil.copy(ROOT / ".gitignore", root)
         shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))
-        for name in ("sae", "train", "evaluate", "report"):
+        for name in ("sae", "train", "evaluate", "language_model", "report"):
             shutil.copytree(ROOT / "stages" / name, root / "stages" / name)
         self.bin = root.parent / "bin"
         self.bin.mkdir()
