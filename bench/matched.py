@@ -34,6 +34,8 @@ HIGH_LEVEL = {
     HIGH_LEVEL_L0: 1,
 }
 """Numbers of a summary about the latents of the high level, and their digits."""
+NOT_RUN, OUTSIDE, SILENT = "not run", "outside the curve", "silent"
+"""Why there is no difference; `silent` is an L0 of 0, which has no logarithm."""
 Summary = dict[str, Any]
 
 
@@ -72,9 +74,6 @@ def along_curve(curve: Sequence[Summary], metric: str, l0: float, axis: str) -> 
     points = sorted((math.log(summary[axis]), summary[metric]) for summary in curve)
     x, y = zip(*points, strict=True)
     return float(np.interp(math.log(l0), x, y, left=math.nan, right=math.nan))
-
-
-NOT_RUN, OUTSIDE, SILENT = "not run", "outside the curve", "silent"
 
 
 def difference(variant: str, family: Family, seed: int, metric: str, axis: str = "l0") -> float | str:

@@ -14,10 +14,8 @@ OTHER_L0 = 0.05
 """By this share more or fewer active latents than the control has, and the two are not equally sparse."""
 DEAD_SHARE = 0.05
 """By this share of all latents more dead than the control has, and it may be what TCS shows."""
-SMALL_ERROR = 0.0005
-"""An error of a share that one decimal of a percentage does not show."""
 NEGLIGIBLE = 0.0005
-"""A change of a share that one decimal of a percentage does not show."""
+"""A change of a share, or an error, that one decimal of a percentage does not show."""
 
 
 def verdict(comparison: Comparison) -> tuple[str, str]:
@@ -126,7 +124,8 @@ def _null(d: Difference) -> str:
 
 
 def _digits(d: Difference) -> int:
-    return 5 if d.error < SMALL_ERROR / 10 else 4 if d.error < SMALL_ERROR else 3
+    """As many as the error needs to be seen: 3 to 5."""
+    return 5 if d.error < NEGLIGIBLE / 10 else 4 if d.error < NEGLIGIBLE else 3
 
 
 def _cost(main: Contrast) -> str:
@@ -149,7 +148,7 @@ def _cost(main: Contrast) -> str:
 
 
 def _points(d: Difference) -> str:
-    digits = 3 if d.error < SMALL_ERROR / 10 else 2 if d.error < SMALL_ERROR else 1
+    digits = _digits(d) - 2
     change = signed(100 * d.mean, digits) if d.known and not d.clear else numeral(100 * abs(d.mean), digits)
     error = f"\u00a0±\u00a0{numeral(100 * d.error, digits)}" if math.isfinite(d.error) else ""
     return f"{change}{error} points of {_title(d)}"

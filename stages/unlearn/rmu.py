@@ -62,7 +62,7 @@ def rmu(lm: LanguageModel, forget: Rows, retain: Rows, config: RMUConfig, progre
         )
     model = copy.deepcopy(lm.model)
     trained = _parameters(model, config)
-    masters = [parameter.detach().float().clone() for parameter in trained]
+    masters = [parameter.detach().to(torch.float32, copy=True) for parameter in trained]
     optimizer = torch.optim.AdamW(masters, lr=config.lr)
     generator = torch.Generator().manual_seed(config.seed)
     direction = torch.rand(lm.d_model, generator=generator).to(lm.device)
