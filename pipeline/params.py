@@ -110,6 +110,9 @@ def read_params(root: Path) -> Params:
             found="; ".join(describe(e) for e in error.errors()),
             usage=True,
         ) from None
+    except Problem as problem:  # a number that the settings of a stage refuse: they do not know where it stands
+        problem.where = path if problem.where is None else f"{path}, {problem.where}"
+        raise
     for key, profile in params.profiles.items():
         if profile.name != key:
             raise Problem(
