@@ -34,7 +34,7 @@ HIGH_LEVEL = {
     HIGH_LEVEL_L0: 1,
 }
 """Numbers of a summary about the latents of the high level, and their digits."""
-NOT_RUN, OUTSIDE, SILENT = "not run", "outside the curve", "silent"
+NOT_RUN, ENDED, OUTSIDE, SILENT = "not run", "ended by a guard", "outside the curve", "silent"
 """Why there is no difference; `silent` is an L0 of 0, which has no logarithm."""
 Summary = dict[str, Any]
 
@@ -83,6 +83,8 @@ def difference(variant: str, family: Family, seed: int, metric: str, axis: str =
     """
     jobs = [Job(variant, seed), Job(f"{variant}+no-temporal", seed), *family.curve_jobs(seed)]
     rows = [job.read() for job in jobs]
+    if any("ended" in row for row in rows):
+        return ENDED
     if not all("summary" in row and computed_alike(rows[0], row) for row in rows):
         return NOT_RUN
     own, control, *curve = [row["summary"] for row in rows]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from pipeline import console
 from pipeline.params import Profile, read_params, with_model
 from pipeline.paths import Project
-from pipeline.train import store_folder
 from stages.language_model.config import CorpusConfig
 from store.files import write_json
 from store.problem import Problem
@@ -32,7 +31,7 @@ def run(name: str | None, runs: Sequence[Path], folder: str | None, model: str |
     with console.progress() as progress:
         results = evaluate(
             list(zip(runs, outs, strict=True)),
-            store_folder(project, profile, folder),
+            project.store_to_read(profile, folder),
             profile.model,
             profile.evaluate,
             progress=progress,

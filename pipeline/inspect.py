@@ -35,7 +35,7 @@ def inspect(folder: str | None, row: int | None, document: str | None, profile: 
         raise Problem("Name a sequence or a document.", expected="--row or --document", usage=True)
     project = Project.here()
     params = read_params(project.root)
-    opened = store.open(folder or project.store(params.named(profile)))
+    opened = store.open(project.store_to_read(params.named(profile), folder))
     rows = [row or 0] if document is None else _rows_of(opened, document)
     if rows[0] >= opened.n_sequences:
         last = opened.n_sequences - 1
@@ -141,7 +141,7 @@ def stats(folder: str | None, layer: int | None, profile: str | None, json: bool
     """What normalisation and training will meet in a store's activations."""
     project = Project.here()
     params = read_params(project.root)
-    opened = store.open(folder or project.store(params.named(profile)))
+    opened = store.open(project.store_to_read(params.named(profile), folder))
     layers = list(opened.layers) if layer is None else [layer]
     known = {layer: opened.statistics(layer) for layer in layers}
     with console.progress() as progress:

@@ -36,6 +36,34 @@ class Project:
         """`data/stores/<profile>-L<layers>`."""
         return self.root / "data" / "stores" / f"{profile.name}-L{profile.harvest.layers}{suffix}"
 
+    def store_to_read(self, profile: Profile, named: str | None) -> str | Path:
+        """The store named on the command line, which may be a URL, or the profile's.
+
+        Raises:
+            Problem: there is none, with the command that makes it.
+        """
+        if named is not None and is_url(named):
+            return named
+        place = Path(named) if named else self.store(profile)
+        if place.exists() and not place.is_dir():
+            raise Problem(
+                "This is no activation store.",
+                where=place,
+                expected="the folder that holds its manifest.json",
+                found="a file",
+                usage=True,
+            )
+        if not (place / "manifest.json").exists():
+            to_there = f" --store {self.show(place)}" if named else ""
+            raise Problem(
+                "There is no activation store here.",
+                where=self.show(place),
+                expected="a folder with a manifest.json",
+                found="no such folder" if not place.exists() else "no manifest.json in it",
+                do=f"run: pipeline harvest --profile {profile.name}{to_there}",
+            )
+        return place
+
     def run(self, profile: Profile, variant: str, seed: int, suffix: str = "") -> Path:
         """`runs/<profile>/<variant>/seed<k>`."""
         return self.root / "runs" / profile.name / variant / f"seed{seed}{suffix}"

@@ -72,7 +72,7 @@ def info(folder: str | None, profile: str | None, json: bool) -> None:
     import store
 
     project = Project.here()
-    opened = store.open(folder or project.store(read_params(project.root).named(profile)))
+    opened = store.open(project.store_to_read(read_params(project.root).named(profile), folder))
     rows = {split: len(opened.rows(split)) for split in ("train", "heldout")}
     documents = opened.documents
     facts: dict[str, Any] = {

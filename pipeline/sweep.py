@@ -11,7 +11,7 @@ from pipeline import console
 from pipeline.experiments import Experiments
 from pipeline.params import Profile, read_params, with_model
 from pipeline.paths import Project
-from pipeline.train import layers_of, store_folder
+from pipeline.train import layers_of
 from store.files import write_json
 from store.problem import Problem
 from store.progress import Progress
@@ -101,7 +101,7 @@ class _Asked:
         profile = with_model(read_params(project.root).named(profile_name), model)
         sweep = find_sweep(load_sweeps(project.root / FILE), name)
         cells = list(cells_of(sweep, load_variants(project.root / "variants.yaml"), profile.train))
-        place = store_folder(project, profile, folder)
+        place = project.store_to_read(profile, folder)
         opened = store.open(place)
         out = project.sweep(profile, name)
         jobs = jobs_of(cells, opened, lambda row: layers_of(row, profile, opened)[-1], out)

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import console
-from pipeline.params import Profile, read_params
+from pipeline.params import FILE, Profile, read_params
 from pipeline.paths import Project, suffix_of
 from store.problem import Problem
-from store.remote import is_url
 
 if TYPE_CHECKING:
     from stages.sae.variant import Variant
@@ -40,7 +39,8 @@ def run(
     params = read_params(project.root)
     profile = params.named(name)
     table = load_variants(project.root / "variants.yaml")
-    rows = [find_variant(table, v) for v in dict.fromkeys(variants or params.run.variants)]
+    asked_in = None if variants else f"{FILE}, run.variants"
+    rows = [find_variant(table, each, asked_in) for each in dict.fromkeys(variants or params.run.variants)]
     seeds = list(dict.fromkeys(seeds or params.run.seeds))
     if out is not None and len(rows) * len(seeds) > 1:
         raise Problem(
@@ -50,7 +50,7 @@ def run(
             do="leave --out away, or call once a run",
             usage=True,
         )
-    place = store_folder(project, profile, folder)
+    place = project.store_to_read(profile, folder)
     opened = store.open(place)
     flagged = steps not in (None, profile.train.steps) or opened.path.resolve() != project.store(profile).resolve()
     runs = []
@@ -138,31 +138,3 @@ def layers_of(row: Variant, profile: Profile, opened: ActivationStore) -> list[i
             usage=True,
         )
     return list(asked)
-
-
-def store_folder(project: Project, profile: Profile, named: str | None) -> str | Path:
-    """The store to read: the one named, which may be a URL, or the profile's.
-
-    Raises:
-        Problem: there is none, with the command that makes it.
-    """
-    if named is not None and is_url(named):
-        return named
-    place = Path(named) if named else project.store(profile)
-    if place.exists() and not place.is_dir():
-        raise Problem(
-            "This is no activation store.",
-            where=place,
-            expected="the folder that holds its manifest.json",
-            found="a file",
-            usage=True,
-        )
-    if not (place / "manifest.json").exists():
-        raise Problem(
-            "There is no activation store here.",
-            where=project.show(place),
-            expected="a folder with a manifest.json",
-            found="no such folder" if not place.exists() else "no manifest.json in it",
-            do=f"run: pipeline harvest --profile {profile.name}" + (f" --store {project.show(place)}" if named else ""),
-        )
-    return place

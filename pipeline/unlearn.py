@@ -10,7 +10,6 @@ from pipeline import console
 from pipeline.evaluate import results_of
 from pipeline.params import read_params, with_model
 from pipeline.paths import Project
-from pipeline.train import store_folder
 
 
 def run(
@@ -36,7 +35,7 @@ def run(
         material = read_material(Files(forget, retain, tuple(questions)), profile.corpus, profile.unlearn)
         results = unlearn(
             list(zip(runs, outs, strict=True)),
-            store_folder(project, profile, folder),
+            project.store_to_read(profile, folder),
             profile.model,
             material,
             profile.unlearn,

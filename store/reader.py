@@ -186,6 +186,7 @@ class ActivationStore:
                 expected=f"one of {', '.join(map(str, self.layers))}",
                 found=layer,
                 do=f"harvest it: `pipeline harvest --layer {layer}`",
+                usage=True,
             )
         return self._layout.activations[layer]
 

@@ -42,14 +42,19 @@ def load_variants(path: Path) -> dict[str, Variant]:
     return variants
 
 
-def find_variant(variants: Mapping[str, Variant], name: str) -> Variant:
-    """The variant of that name, or the control of one; a usage `Problem` that lists the names where there is none."""
+def find_variant(variants: Mapping[str, Variant], name: str, asked_in: str | None = None) -> Variant:
+    """The variant of that name, or the control of one; a usage `Problem` that lists the names where there is none.
+
+    `asked_in` is the file that asks for it, where it is not the command line.
+    """
     base, plus, control = name.partition("+")
     if plus and base in variants:
         return control_of(variants[base], control)
     if name not in variants:
         known = ", ".join(sorted(variants))
-        raise Problem(f"There is no variant {name!r}.", expected=f"one of {known}", found=name, usage=True)
+        raise Problem(
+            f"There is no variant {name!r}.", where=asked_in, expected=f"one of {known}", found=name, usage=True
+        )
     return variants[name]
 
 

@@ -47,7 +47,7 @@ def cells_of(sweep: Sweep, variants: Mapping[str, Variant], sizes: TrainSizes) -
             chosen = dict(zip(grid.axes, labels, strict=True))
             numbers = {axis.replaces: axis.values[chosen[key]] for key, axis in grid.axes.items()}
             base, plus, control = name.partition("+")
-            row, own = with_numbers(find_variant(variants, base), sizes, numbers)
+            row, own = with_numbers(find_variant(variants, base, asked_in=FILE), sizes, numbers)
             row = control_of(row, control) if plus else row
             yield Cell(chosen, make_config(row, own, seed=sweep.seed, steps=sweep.steps))
 

@@ -19,7 +19,7 @@ def read_lines(path: Path, noun: str) -> Iterator[tuple[Any, str]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines(): JSON strings may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
-        raise Problem(f"A file of {noun}s cannot be read.", where=path, found=error) from None
+        raise Problem(f"A file of {noun}s cannot be read.", where=path, found=error, usage=True) from None
     for number, line in enumerate(lines, start=1):
         where = f"{path}, line {number}"
         if line.strip():

@@ -203,7 +203,7 @@ def test_stats_are_those_of_numpy(harvested: TinyProject) -> None:
     assert facts["mean norm"]["median of positions"] == pytest.approx(np.median(list(at.values())), rel=1e-5)
     status, out, err = harvested("store", "stats", "--layer", "1")
     assert status == 0 and "largest means" in out, err
-    assert harvested("store", "stats", "--layer", "7")[0] == 1
+    assert harvested("store", "stats", "--layer", "7")[0] == 2
 
 
 def test_a_subset_can_be_listed_verified_and_trained_on(harvested: TinyProject) -> None:

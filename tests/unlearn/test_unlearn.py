@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -80,6 +83,17 @@ def test_rmu_misdirects_one_text_and_keeps_the_other(lm: LanguageModel) -> None:
     assert moved(forget) > 3 * moved(retain)
 
 
+def test_rmu_loses_no_step_to_a_bfloat16(lm: LanguageModel) -> None:
+    """A step of 1e-5 is less than half the spacing of every weight above 0.004: only their sum changes it."""
+    rounded = replace(lm, model=copy.deepcopy(lm.model).to(torch.bfloat16))
+    rows = pack(list(SENTENCES) * 20, rounded, 16, 12, seed=0)
+    trained = rmu(rounded, rows, rows, RMUConfig(layer=1, lr=1e-5, steps=60))
+    before, after = (each.model.model.layers[1].mlp.down_proj.weight for each in (rounded, trained))
+    large = before.abs() > 0.01
+    assert large.sum() > 100
+    assert ((before != after) & large).sum() > 0.25 * large.sum()
+
+
 def test_rmu_without_parameters_to_train_names_those_there_are(lm: LanguageModel) -> None:
     rows = pack(list(SENTENCES) * 4, lm, 16, 6, seed=0)
     with pytest.raises(Problem, match="No parameter") as problem:
@@ -142,6 +156,27 @@ def test_the_command(trained: TinyProject, tmp_path: Path) -> None:
     (of_rmu,) = (json.loads(path.read_text()) for path in trained.root.glob("results/tiny/**/rmu/**/unlearning.json"))
     assert set(of_rmu["eval_result_unstructured"]["scores_by_window"]) == {"1"}
     assert "finished before" in trained(*options)[1]
+
+
+def test_rmu_is_not_judged_on_the_text_that_it_was_trained_on(
+    trained: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[Rows]] = {"trained": [], "judged": []}
+
+    def noting(lm: LanguageModel, forget: Rows, retain: Rows, *rest: Any) -> LanguageModel:
+        seen["trained"] += [forget, retain]
+        return rmu(lm, forget, retain, *rest)
+
+    def judging(splice: Splice, rows: Rows, *rest: Any) -> dict[str, float]:
+        seen["judged"].append(rows)
+        return losses(splice, rows, *rest)
+
+    monkeypatch.setattr("stages.unlearn.run.rmu", noting)
+    monkeypatch.setattr("stages.unlearn.run.losses", judging)
+    status, _, err = trained("unlearn", "runs/tiny/topk/seed0", "--rmu", *write_material(tmp_path))
+    assert status == 0, err
+    assert len(seen["trained"]) == 2 and len(seen["judged"]) == 6
+    assert not any(np.shares_memory(one.tokens, other.tokens) for one in seen["trained"] for other in seen["judged"])
 
 
 def test_no_score_where_nothing_is_known(trained: TinyProject, tmp_path: Path) -> None:
