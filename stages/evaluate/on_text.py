@@ -81,6 +81,8 @@ def evaluate_on_text(
 
 def _prepare(subject: Subject, out: Path, decided: Mapping[str, Any]) -> Task:
     everything = {**decided, "run": subject.identity}
+    if subject.levels:  # once they were not measured on text
+        everything["levels"] = subject.levels
     return Task.prepare(out, subject, everything, [CORE], suffix=f"-{fingerprint(CORE, everything)[:8]}")
 
 
@@ -91,7 +93,8 @@ def _evaluate_layer(
     saes = {task.key: _load(task.subject, material.context).to(packed.lm.device) for task in tasks}
     told = {key + TOLD: sae for key, sae in saes.items() if sae.row.ordered}
     both, batches = {**saes, **told}, material.batches
-    variances = sparsity_variance(both, packed, layer, batches.variance, progress, without_documents=saes)
+    levels = {task.key: task.subject.levels for task in tasks}
+    variances = sparsity_variance(both, packed, layer, batches.variance, progress, levels, without_documents=saes)
     splicings = reconstruction(both, packed.splices[layer], packed, batches.reconstruction, progress, saes)
     readings = {key: Reading(variances[key], splicings[key]) for key in both}
     for task in tasks:

@@ -65,6 +65,11 @@ def test_every_kind_of_row_goes_down_the_whole_line(harvested: TinyProject) -> N
     assert found["levelled"]["level0_l0"] + found["levelled"]["level1_l0"] == pytest.approx(found["levelled"]["l0"])
     page = (harvested.root / "report/tiny/index.html").read_text()
     assert all(name in page for name in ROWS)
+    status, _, err = harvested("evaluate", "runs/tiny/levelled/seed0", "--text", "corpus.jsonl")
+    assert status == 0, err
+    (path,) = (harvested.root / "results/tiny/levelled/seed0").glob("summary-????????.json")
+    on_text = json.loads(path.read_text())
+    assert on_text["level0_l0"] + on_text["level1_l0"] == pytest.approx(on_text["l0"])
 
 
 def test_a_queue_of_variants_and_seeds_ends_in_a_table(harvested: TinyProject) -> None:
