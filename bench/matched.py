@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from bench.rows import Job, command, computed_alike
+from stages.evaluate.levels import levels_of
 from stages.evaluate.standard_error import half_width
 from stages.report.metric import METRICS
 
@@ -35,7 +36,7 @@ HIGH_LEVEL = {
 }
 """Numbers of a summary about the latents of the high level, and their digits."""
 NOT_RUN, ENDED, OUTSIDE, SILENT = "not run", "ended by a guard", "outside the curve", "silent"
-"""Why there is no difference; `silent` is an L0 of 0, which has no logarithm."""
+"""Why there is no difference; `silent` is an L0 of 0, which has no logarithm, or a high level that has collapsed."""
 Summary = dict[str, Any]
 
 
@@ -91,6 +92,8 @@ def difference(variant: str, family: Family, seed: int, metric: str, axis: str =
     if any(summary.get(name) is None for summary in (own, control, *curve) for name in (metric, axis)):
         return NOT_RUN
     if not all(summary[axis] > 0 for summary in (own, control, *curve)):
+        return SILENT
+    if axis == HIGH_LEVEL_L0 and any(levels_of(summary)[0].collapsed for summary in (own, control)):
         return SILENT
     plain = float(own[metric] - control[metric])
     if metric == axis:

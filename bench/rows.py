@@ -211,6 +211,9 @@ def facts_of(row: Trained) -> dict[str, Any]:
         "store_root": run.store.root,
         "layer": run.layer,
         "batch_rows": config.batch_rows,
+        "d_sae": config.d_sae,
+        "k": config.k,
+        "parameters": config.variant.numbers,
         "machine": machine(),
     }
 

@@ -12,10 +12,13 @@ from __future__ import annotations
 from typing import Any
 
 from bench.rows import ROOT, Job, command, read_rows
+from stages.evaluate.levels import Level, levels_of
 from stages.report.metric import FSM, TCS
 from stages.sae.table import load_variants
 
 SEED = 0
+EXPLAINED, ACTIVE = 0.5, (5, 300)
+"""Explained variance that every row should exceed, and L0 between which it should lie."""
 NULLS = ("", "_inputs_permuted", "_codes_permuted")
 
 
@@ -50,7 +53,23 @@ def table() -> str:
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     rows = {row["variant"]: row for row in read_rows(Job(name, SEED) for name in names())}
     lines += ["| " + " | ".join(line(name, rows.get(name, {}))) + " |" for name in names()]
-    return "\n".join(lines)
+    missing = [name for name, row in rows.items() if not meets(row)]
+    lines += ["", f"Outside of explained variance > {EXPLAINED} and L0 in {ACTIVE[0]}..{ACTIVE[1]}: "]
+    lines[-1] += ", ".join(missing) or "none of these rows"
+    levels = [f"- `{name}`, {level.title}: {level.text}" for name, row in rows.items() for level in levels_in(row)]
+    return "\n".join([*lines, "", *levels])
+
+
+def meets(row: dict[str, Any]) -> bool:
+    """Whether a row is what the table asks of all of them."""
+    summary = row.get("summary", {})
+    enough = (summary.get("explained_variance_centred") or 0.0) > EXPLAINED
+    return enough and ACTIVE[0] <= (summary.get("l0") or 0.0) <= ACTIVE[1]
+
+
+def levels_in(row: dict[str, Any]) -> list[Level]:
+    """The Matryoshka levels of a row; those that collapsed say so."""
+    return levels_of(row.get("summary", {}))
 
 
 if __name__ == "__main__":

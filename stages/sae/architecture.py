@@ -99,11 +99,12 @@ class GateRow:
 
 @dataclass(frozen=True, config=STRICT_KEYS)
 class NormRow:
-    """Normalisation of pre-activations. After the sparsifier it would make zeros non-zero."""
+    """Normalisation of pre-activations."""
 
-    kind: Literal["batch", "layer"]
+    kind: Literal["batch", "layer", "layer_of_codes"]
     """`batch`: a latent over the tokens of a batch, running statistics once trained. `layer`: a token over its latents,
-    whose codes get the token's scale back (without it codes would lose the size of what they stand for)."""
+    whose codes get the token's scale back (without it codes would lose the size of what they stand for).
+    `layer_of_codes`: a token over its codes (004 to the letter), which makes zeros non-zero: every latent is active."""
     gain: Literal["measured", "one"] = "measured"
     """Of `batch`, at first: the spread of the first batch's pre-activations, so that training starts from the plain
     SAE; or 1, which makes pre-activations about `sqrt(d_in)` times as large."""

@@ -46,7 +46,7 @@ class Codes(ABC):
 
     @abstractmethod
     def total(self) -> Float[Tensor, "*tokens"]:
-        """The sum of each token's codes, which are never negative: their L1 norm."""
+        """The sum of each token's codes without their signs: their L1 norm."""
 
     @abstractmethod
     def count(self) -> Int[Tensor, "*tokens"]:
@@ -99,6 +99,20 @@ class DenseCodes(Codes):
 
     def firings(self, keep: Bool[Tensor, "*tokens"]) -> Int[Tensor, " d_sae"]:
         return (self.tensor[keep] > 0).sum(0)
+
+
+@dataclass(frozen=True)
+class SignedCodes(DenseCodes):
+    """Codes that may be negative, and are active then too."""
+
+    def total(self) -> Float[Tensor, "*tokens"]:
+        return self.tensor.abs().sum(-1)
+
+    def fired(self, keep: Bool[Tensor, "*tokens"]) -> Bool[Tensor, " d_sae"]:
+        return self.firings(keep) > 0
+
+    def firings(self, keep: Bool[Tensor, "*tokens"]) -> Int[Tensor, " d_sae"]:
+        return torch.count_nonzero(self.tensor[keep], dim=0)
 
 
 @dataclass(frozen=True)

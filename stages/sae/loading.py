@@ -90,6 +90,7 @@ def empty(config: Mapping[str, Any], where: Path) -> SAE:
     Raises:
         Problem: it has an architecture or a setting that this package does not know.
     """
+    config = _since_version_6(config, where)
     for key, value in {"normalize_activations": "none", "reshape_activations": "none"}.items():
         if config.get(key, value) != value:
             raise Problem(
@@ -104,6 +105,33 @@ def empty(config: Mapping[str, Any], where: Path) -> SAE:
     parts = TypeAdapter(PartsRow).validate_python(config["parts"])
     sparsifier = _sparsifier(config["sparsifier"]["kind"], {**config, **config["sparsifier"]}, where)
     return ComposedSAE(d_in, d_sae, sparsifier, parts, config["context"])
+
+
+def _since_version_6(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    """A configuration as SAELens writes it since version 6, which itself reads older ones so.
+
+    Before, a TopK SAE could be a `standard` one with another activation function, and whether inputs are normalised
+    was yes or no.
+
+    Raises:
+        Problem: it has an activation function that this package does not know.
+    """
+    found = {"architecture": "standard", **config}
+    function = config.get("activation_fn_str") or config.get("activation_fn") or "relu"
+    k = dict(config.get("activation_fn_kwargs") or {}).get("k", config.get("k"))
+    if function not in ("relu", "topk") or (function == "topk" and k is None):
+        raise Problem(
+            "A saved SAE has an unknown activation function.",
+            where=where,
+            expected="relu, or topk with its k in activation_fn_kwargs",
+            found=function,
+        )
+    if function == "topk":
+        found |= {"architecture": "topk", "k": k}
+    normalised = config.get("normalize_activations")
+    if normalised is None or isinstance(normalised, bool):
+        found["normalize_activations"] = "expected_average_only_in" if normalised else "none"
+    return found
 
 
 def _sparsifier(kind: str, config: Mapping[str, Any], where: Path) -> Sparsifier:

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from stages.sae.architecture import NO_PARTS, PartsRow
-from stages.sae.codes import Codes, DenseCodes, DerivedCodes
+from stages.sae.architecture import NO_PARTS, NormRow, PartsRow
+from stages.sae.codes import Codes, DenseCodes, DerivedCodes, SignedCodes
 from stages.sae.inputs import InputPart, input_parts
 from stages.sae.layout import Layout, layout_of
 from stages.sae.outputs import BatchNorm, Integrator, LayerNorm, PositionGate
@@ -67,8 +67,14 @@ class SAE(nn.Module):
         self.inputs = nn.ModuleDict(dict(input_parts(parts, d_in, context)) if parts.changes_inputs else {})
         self.prediction = Prediction(parts.prediction, d_sae) if parts.prediction else None
         self.norm: BatchNorm | LayerNorm | None = None
-        if parts.norm is not None:
-            self.norm = BatchNorm(parts.norm, d_sae) if parts.norm.kind == "batch" else LayerNorm(d_sae)
+        self.code_norm: LayerNorm | None = None
+        match parts.norm:
+            case NormRow(kind="batch") as row:
+                self.norm = BatchNorm(row, d_sae)
+            case NormRow(kind="layer"):
+                self.norm = LayerNorm(d_sae)
+            case NormRow(kind="layer_of_codes"):
+                self.code_norm = LayerNorm(d_sae)
         self.gate = PositionGate(parts.gate, d_sae, context) if parts.gate else None
         self.integrator = Integrator(parts.integrator, d_sae) if parts.integrator else None
         self.register_buffer("pruned", torch.zeros(d_sae, dtype=torch.bool), persistent=False)
@@ -100,7 +106,7 @@ class SAE(nn.Module):
         self.sparsifier.calibrate((pre + self.b_enc).square().mean().sqrt().item())
 
     def follow(self) -> None:
-        """Let what inference uses instead of a batch take in the last one: once a training step."""
+        """Let what inference uses instead of a batch take in the last one: once a batch, or each part of one."""
         self.sparsifier.follow()
         if self.norm is not None:
             self.norm.follow()
@@ -127,6 +133,8 @@ class SAE(nn.Module):
             inputs = inputs - self.b_dec.detach()
             bias = bias + self._decoder_bias()
         codes, pre, scale = self._sparsified(inputs, bias.masked_fill(self.pruned, -torch.inf), keep)
+        if self.code_norm is not None:
+            codes = SignedCodes(self.code_norm(codes.dense(), keep).pre.masked_fill(self.pruned, 0.0))
         if self.gate is not None:
             assert layout is not None
             codes = DenseCodes(codes.dense() * self.gate(layout))
@@ -184,6 +192,15 @@ class SAE(nn.Module):
     def _layout(self, x: Tensor, segments: Int[Tensor, "batch seq"] | None, start: int) -> Layout | None:
         """Where tokens stand, if any part asks."""
         return layout_of(x, segments, start) if self.row.ordered else None
+
+    def after_parts(
+        self, x: Float[Tensor, "batch seq d_in"], segments: Int[Tensor, "batch seq"]
+    ) -> dict[str, Float[Tensor, "batch seq d_in"]]:
+        """By name, the inputs after each of the parts that change them, for instruments."""
+        layout, found = self._layout(x, segments, 0), {}
+        for name, part in self.inputs.items():
+            x = found[name] = part(x, layout, self.products)
+        return found
 
     def _changed(self, x: Float[Tensor, "*tokens d_in"], layout: Layout | None) -> Float[Tensor, "*tokens d_in"]:
         """Inputs after the parts that change them."""

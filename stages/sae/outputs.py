@@ -40,7 +40,7 @@ class Norm(nn.Module, ABC):
         """Take up the statistics of the first batch's kept tokens."""
 
     def follow(self) -> None:
-        """Take the last batch into the running statistics: once a training step."""
+        """Take the last batch into the running statistics: once a batch, or each part of one."""
 
 
 class BatchNorm(Norm):

@@ -25,7 +25,7 @@ class Sparsifier(nn.Module, ABC):
         """Take up the root mean square of the pre-activations of the first batch."""
 
     def follow(self) -> None:
-        """Take the last batch into what inference uses instead of a batch: once a training step."""
+        """Take the last batch into what inference uses instead of a batch: once a batch, or each part of one."""
 
     def for_inference(self, d_sae: int, scale: float) -> Sparsifier:
         """What it does, once trained, to single tokens whose pre-activations are `scale` times as large."""

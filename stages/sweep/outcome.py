@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stages.evaluate.levels import SILENT_L0
+from stages.evaluate.levels import SILENT_L0, levels_of
 from stages.evaluate.temporal.consistency import SCALES
 from stages.sweep.cells import Cell
 from stages.train.guards import LARGEST_DEAD_SHARE, Collapse
@@ -92,4 +92,5 @@ def collapse_in(summary: Mapping[str, float | int | None]) -> str | None:
         return f"it explains {explained:.3g} of the variance, less than the mean does"
     if dead > LARGEST_DEAD_SHARE * latents:
         return f"{dead / latents:.0%} of the latents are dead"
-    return None
+    silent = [level for level in levels_of(summary) if level.collapsed]
+    return f"{silent[0].title} has L0 {silent[0].l0:.3g} and {silent[0].alive:.0%} alive" if silent else None

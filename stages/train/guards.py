@@ -19,6 +19,8 @@ ENERGIES = (0.25, 4.0)
 """Mean squared norm of normalised inputs outside of which the scale is wrong; a batch's is near 1."""
 LARGEST_CUTOFF = 0.1
 """Share of the inputs' norm that L1 may take from each code before it is what kills a run."""
+LARGEST_THRESHOLD = 2.0
+"""Learned thresholds in root mean squares of the pre-activations; a normal variable exceeds 2 in 2 % of cases."""
 LARGEST_TEMPORAL_PULL = 1.0
 """Temporal gradient on the codes over that of the reconstruction; above it, smaller codes pay better than true ones."""
 
@@ -104,6 +106,12 @@ class CollapseGuard:
                 f"L1: with weight {l1:g} a latent only fires where its input's projection exceeds {l1 / 2:g}, and "
                 "inputs have norm 1. Lower objective.l1; 0.04 is usual"
             )
+        threshold = metrics.get("threshold", 0.0)
+        if threshold > LARGEST_THRESHOLD:
+            return (
+                f"threshold: the learned ones are {threshold:.3g} root mean squares of the pre-activations, and hardly "
+                "any exceeds that. Lower sparsifier.threshold.initial; 0.1 in pre_activation_rms is usual"
+            )
         if self.pull > LARGEST_TEMPORAL_PULL:
             return (
                 f"temporal terms: they pulled the codes {self.pull:.3g} times as hard as the reconstruction loss did. "
@@ -113,6 +121,11 @@ class CollapseGuard:
             return f"learning rate: {lr:.3g} moves weights of size 1 too far a step. Lower optimizer.lr; 3e-4 is usual"
         if metrics["l0"] > LARGEST_SHARE * self.d_sae and self.variant.sparsifier.kind == "relu":
             return f"L1: weight {l1:g} is too small to make codes sparse. Raise objective.l1; 0.04 is usual"
+        if metrics["l0"] > LARGEST_SHARE * self.d_sae and "threshold" in metrics:
+            return (
+                f"threshold: the learned ones are {threshold:.3g} root mean squares of the pre-activations, which most "
+                "exceed. Raise objective.l0, which raises them, or sparsifier.threshold.initial"
+            )
         if metrics["l0"] < SMALLEST_L0:
             bias = metrics["encoder_bias"]
             return f"threshold: the encoder's biases have the mean {bias:.3g} and silence every latent"

@@ -51,7 +51,8 @@ def fingerprint(config: TrainConfig, activations: str, layer: int) -> str:
 
 
 def code_of(row: Variant) -> dict[str, str]:
-    """sha256 of each module that the training of a row runs, as a syntax tree: comments and layout do not count.
+    """sha256 of each module that the training of a row runs, as a syntax tree: comments, docstrings and layout do not
+    count.
 
     These are the modules of the two packages that its loop imports, directly or not, but for those of parts that
     the row does without: changes to what only reads SAEs or tables outdate no run.
@@ -74,9 +75,22 @@ def _module(path: Path, changed: int) -> tuple[str, list[str]]:
 
     A quarter of a second for all of them, so each is read once.
     """
-    tree = ast.parse(path.read_bytes())
+    tree = syntax(path.read_bytes())
     names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("stages.sae", "stages.train")):
             names += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
     return digest(ast.dump(tree)), names
+
+
+def syntax(source: bytes) -> ast.AST:
+    """The syntax tree of a module without its docstrings."""
+    return _WithoutTexts().visit(ast.parse(source))
+
+
+class _WithoutTexts(ast.NodeTransformer):
+    """Drops statements that are nothing but a text."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_text else node

@@ -16,7 +16,6 @@ from stages.train.guards import CollapseGuard
 from stages.train.metrics import MetricsLog
 from stages.train.plan import TrainPlan
 from stages.train.run import METRICS, Run, TrainResult
-from stages.train.schedule import ends_of_schedules
 from stages.train.trainer import Trainer, following
 from store import ActivationStore
 from store.lock import Lock
@@ -108,11 +107,9 @@ class Member:
         self.trainer = Trainer(config, plan, normalisation, run.store.context)
         self.first = self.done = run.resume(self.trainer)
         """Steps done before and now."""
-        self.seconds = 0.0
-        """Time that its own steps took."""
+        self.rates = run.rates(self.first)
         self.failure: Exception | None = None
         """What ended it before its time."""
-        self.ends = max(ends_of_schedules(config.variant, config.steps).values())
         self.guard = CollapseGuard(config.variant, config.d_sae, config.steps)
         self.log = MetricsLog(run.folder / METRICS, self.first)
         self.held_out = _held_out(run) if config.variant.stopping else []
@@ -130,11 +127,13 @@ class Member:
                 self._step(windows)
         except Exception as error:  # whatever it is, the others must not pay for it; `train` raises it again
             self.failure = error
-        self.seconds += time.perf_counter() - begun
+        self.rates.add(time.perf_counter() - begun)
+        if self.failure is None and self.done % self.run.config.checkpoint_every == 0:
+            self.rates.write()
 
     def _step(self, windows: WindowBatch) -> None:
         config, step, stopping = self.run.config, self.done, self.trainer.stopping
-        look = stopping.due(step + 1, self.ends)
+        look = stopping.due(step + 1)
         last = step == config.steps - 1
         logged = last or look or step % config.log_every == 0
         guarded = last or (step + 1) % config.guard_every == 0
@@ -162,7 +161,7 @@ class Member:
 
     def _finish(self) -> TrainResult:
         facts = self.run.finish(self.trainer, self.plan, self.done, self.log.latest())
-        self.run.write_rates(self.done - self.first, self.seconds)
+        self.rates.write()
         return TrainResult(self.run.folder, facts, self.first)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,38 +11,48 @@ from torch import Tensor
 from stages.sae.model import SAE
 from stages.sae.objective_row import spans_of
 from stages.sae.products import product
+from stages.sae.threshold import JumpReLU
 from stages.train.objective import Batch, Evaluated, Objective, squared_norm
 
+COUNTS = ("contrast_pairs", "temporal/pairs", "buffer/tokens", "buffer/resets")
+"""Beginnings of the names of metrics that a step has as many of as its parts have together."""
 
-@torch.no_grad()
-def measure(
-    sae: SAE,
-    objective: Objective,
-    parts: Sequence[Batch],
-    evaluated: Sequence[Evaluated],
-    dead: Bool[Tensor, " d_sae"],
-) -> dict[str, float]:
-    """The metrics of a step: of its parts the mean by kept tokens, of pairs the sum.
+
+class StepMetrics:
+    """The metrics of a step, part by part: their mean by kept tokens, of counts the sum.
 
     Explained variance is centred on the mean of the store's train split, not the batch's.
     """
-    n_kept = max(1, sum(part.n_kept for part in parts))
-    sums: dict[str, Float[Tensor, ""]] = {}
-    for part, found in zip(parts, evaluated, strict=True):
-        for name, value in _of_part(sae, objective, part, found).items():
-            weight = 1.0 if "pairs" in name else part.n_kept / n_kept
-            sums[name] = sums.get(name, 0.0) + weight * value.to(torch.float64)
-    energy = sums["input_energy"]
-    for name in [name for name in sums if name.endswith("unexplained")]:
-        sums[name.replace("unexplained", "explained_variance")] = 1 - sums.pop(name) / energy
-    sums |= {"dead_latents": (dead | sae.pruned).sum(), "encoder_bias": sae.b_enc.mean()}
-    if objective.row.pruning is not None:
-        sums["pruned_latents"] = sae.pruned.sum()
-    for index, (first, last) in enumerate(spans_of(objective.row.level_widths(sae.d_sae))):
-        sums[f"level/{index}_dead_share"] = (dead | sae.pruned)[first:last].double().mean()
-    numbers = torch.stack([value.to(torch.float64) for value in sums.values()]).tolist()
-    terms = {f"loss/{name}": 0.0 for name in objective.terms}
-    return {**terms, **dict(zip(sums, numbers, strict=True))}
+
+    def __init__(self, sae: SAE, objective: Objective, n_kept: int) -> None:
+        """`n_kept` are the tokens of all parts that count."""
+        self.sae = sae
+        self.objective = objective
+        self.n_kept = max(1, n_kept)
+        self.sums: dict[str, Float[Tensor, ""]] = {}
+
+    @torch.no_grad()
+    def add(self, part: Batch, found: Evaluated) -> None:
+        """Take in what was found in a part."""
+        for name, value in _of_part(self.sae, self.objective, part, found).items():
+            weight = 1.0 if name.startswith(COUNTS) else part.n_kept / self.n_kept
+            self.sums[name] = self.sums.get(name, 0.0) + weight * value.to(torch.float64)
+
+    @torch.no_grad()
+    def finish(self, dead: Bool[Tensor, " d_sae"]) -> dict[str, float]:
+        """All metrics by name."""
+        sae, row, sums = self.sae, self.objective.row, dict(self.sums)
+        energy = sums["input_energy"]
+        for name in [name for name in sums if name.endswith("unexplained")]:
+            sums[name.replace("unexplained", "explained_variance")] = 1 - sums.pop(name) / energy
+        sums |= {"dead_latents": (dead | sae.pruned).sum(), "encoder_bias": sae.b_enc.mean()}
+        if row.pruning is not None:
+            sums["pruned_latents"] = sae.pruned.sum()
+        for index, (first, last) in enumerate(spans_of(row.level_widths(sae.d_sae))):
+            sums[f"level/{index}_dead_share"] = (dead | sae.pruned)[first:last].double().mean()
+        numbers = torch.stack([value.to(torch.float64) for value in sums.values()]).tolist()
+        terms = {f"loss/{name}": 0.0 for name in self.objective.terms}
+        return {**terms, **dict(zip(sums, numbers, strict=True))}
 
 
 def _of_part(sae: SAE, objective: Objective, batch: Batch, found: Evaluated) -> dict[str, Float[Tensor, ""]]:
@@ -56,6 +65,8 @@ def _of_part(sae: SAE, objective: Objective, batch: Batch, found: Evaluated) -> 
         "unexplained": squared_norm(found.error, batch),
         "input_energy": batch.x.square().sum() / n_kept,
     }
+    if isinstance(sae.sparsifier, JumpReLU) and found.pre is not None:
+        values["threshold"] = sae.sparsifier.threshold.mean() / found.pre.square().mean().sqrt()
     if events is not found.codes:
         values["l0_codes"] = (found.codes.count() * batch.keep).sum() / n_kept
     if objective.row.contrast is not None:
@@ -66,7 +77,8 @@ def _of_part(sae: SAE, objective: Objective, batch: Batch, found: Evaluated) -> 
         slope = found.error * (2 / n_kept * batch.keep).unsqueeze(-1)
         pull = product(slope.flatten(0, -2), sae.W_dec.T, sae.products).norm()
         reconstruction = values["unexplained"]
-        values |= objective.temporal.metrics(found.consistency, found.codes.dense(), reconstruction, pull)
+        codes = found.codes.dense()
+        values |= objective.temporal.metrics(found.consistency, codes, batch.segments, reconstruction, pull)
     return values
 
 
@@ -81,9 +93,11 @@ def _of_levels(sae: SAE, objective: Objective, batch: Batch, found: Evaluated) -
 
 
 @torch.no_grad()
-def instruments(sae: SAE) -> dict[str, float]:
-    """Gradient norm of every parameter before the step; norm, mean and spread of every parameter of a part; memory."""
-    found: dict[str, Tensor | float] = {}
+def instruments(sae: SAE, batch: Batch) -> dict[str, float]:
+    """Gradient norm of every parameter before the step; norm, mean and spread of every parameter of a part and of what
+    it makes of the inputs; values that are not finite in all of them."""
+    found: dict[str, Tensor] = {}
+    outputs = sae.after_parts(batch.x, batch.segments)
     for name, parameter in sae.named_parameters():
         if parameter.grad is not None:
             found[f"gradient/{name}"] = parameter.grad.norm()
@@ -91,8 +105,12 @@ def instruments(sae: SAE) -> dict[str, float]:
             found[f"part/{name}_norm"] = parameter.norm()
             found[f"part/{name}_mean"] = parameter.mean()
             found[f"part/{name}_std"] = parameter.std(correction=0)
-    found["not_finite"] = torch.stack([(~parameter.isfinite()).sum() for parameter in sae.parameters()]).sum()
-    found["memory_peak"] = float(peak_memory())
+    for name, output in outputs.items():
+        kept = output[batch.keep]
+        found[f"output/{name}_norm"] = kept.norm(dim=-1).mean()
+        found[f"output/{name}_mean"], found[f"output/{name}_std"] = kept.mean(), kept.std(correction=0)
+    everything = [*sae.parameters(), batch.x, *outputs.values()]
+    found["not_finite"] = torch.stack([(~each.isfinite()).sum() for each in everything]).sum()
     return {name: float(value) for name, value in found.items()}
 
 

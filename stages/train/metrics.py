@@ -52,21 +52,31 @@ def _cut_back(folder: Path, step: int) -> None:
 
     Files are replaced before DVCLive appends to them: they may be links into DVC's cache.
     """
-    summary: dict[str, Any] = {}
+    kept: dict[Path, list[str]] = {}
     plots = folder / "plots" / "metrics"
-    for path in sorted(files_below(plots), key=lambda path: path.with_suffix("").as_posix()):
+    for path in files_below(plots):
         header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [row for row in rows if row.endswith("\n") and int(row.split("\t")[0]) < step]
-        write_atomically(path, "".join([header, *kept]).encode())
-        if kept:
-            *groups, name = path.relative_to(plots).with_suffix("").parts
-            group = summary
-            for key in groups:
-                group = group.setdefault(key, {})
-            last, value = kept[-1].split("\t")
-            group[name] = float(value)
-            summary["step"] = max(int(last), summary.pop("step", 0))
+        kept[path] = [row for row in rows if row.endswith("\n") and _step_of(row) < step]
+        write_atomically(path, "".join([header, *kept[path]]).encode())
+    begun = {path.relative_to(plots).with_suffix(""): rows for path, rows in kept.items() if rows}
+    first = min((_step_of(rows[0]) for rows in begun.values()), default=0)
+    summary: dict[str, Any] = {}
+    # In the order in which DVCLive met them: by step and name, its own count after those of the first step.
+    for name, rows in sorted(begun.items(), key=lambda item: (_step_of(item[1][0]), item[0].as_posix())):
+        if _step_of(rows[0]) > first:
+            summary.setdefault("step", first)
+        *groups, last = name.parts
+        group = summary
+        for key in groups:
+            group = group.setdefault(key, {})
+        group[last] = float(rows[-1].split("\t")[1])
+    if begun:
+        summary["step"] = max(_step_of(rows[-1]) for rows in begun.values())
     write_atomically(folder / "metrics.json", (json.dumps(summary, indent=4) + "\n").encode())  # as DVCLive does
+
+
+def _step_of(row: str) -> int:
+    return int(row.split("\t")[0])
 
 
 def _flat(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -45,6 +45,8 @@ class Evaluated(NamedTuple):
     """Weighted loss terms by name; the loss is their sum."""
     codes: Codes
     """The codes."""
+    pre: Float[Tensor, "batch seq d_sae"] | None
+    """What the sparsifier saw, without gradient; None where it never stood in memory."""
     errors: list[Float[Tensor, "batch seq d_in"]]
     """Inputs minus reconstruction, without gradient, for each level; all latents come last."""
     consistency: Consistency | None
@@ -117,10 +119,11 @@ class Objective:
             terms["contrast"] = row.contrast.weight * loss
         consistency = None
         if self.temporal is not None:
-            consistency = self.temporal(codes.dense(), batch.segments, step, reconstruction)
+            consistency = self.temporal(codes.dense(), batch.segments, step, reconstruction, sae.products)
         if consistency is not None:
             terms |= consistency.terms
-        return Evaluated(terms, codes, [error.detach() for error in errors], consistency, pairs)
+        pre = None if encoding.pre is None else encoding.pre.detach()
+        return Evaluated(terms, codes, pre, [error.detach() for error in errors], consistency, pairs)
 
     def state(self) -> dict[str, Tensor]:
         """For a checkpoint; empty unless weights adapt."""

@@ -113,10 +113,10 @@ def check_plan(config: TrainConfig, store: ActivationStore, layer: int) -> Train
 def _check_schedules(config: TrainConfig) -> None:
     """Refuse a number of steps that leaves a schedule unfinished or no time after it."""
     for key, end in ends_of_schedules(config.variant, config.steps).items():
-        if end > SCHEDULED_SHARE * config.steps:
+        if end > math.ceil(SCHEDULED_SHARE * config.steps):
             never = config.steps <= end
             fault = "would never end" if never else f"would take more than {SCHEDULED_SHARE:.0%} of the steps"
-            needed = math.ceil(end / SCHEDULED_SHARE)
+            needed = math.floor((end - 1) / SCHEDULED_SHARE) + 1
             raise Problem(
                 f"{config.variant.name}: {key} of {end} steps {fault}.",
                 expected=f"at least {needed} steps",

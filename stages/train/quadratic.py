@@ -39,6 +39,12 @@ class Quadratic:
         """Name of the loss term."""
         return f"{self.kind}_{self.scale}"
 
+    def memory(self, codes: Float[Tensor, "batch seq d_sae"]) -> Float[Tensor, "batch seq d_sae"]:
+        """What the buffer holds at each token; zero where it has none. Of `buffer` alone."""
+        assert self.offset is not None and self.initial is not None
+        has_one = self.operator.diagonal(dim1=1, dim2=2)  # no code is part of its own memory
+        return codes * has_one.unsqueeze(-1) - self.operator @ codes + self.offset.unsqueeze(-1) * self.initial
+
 
 class Quadratics(torch.autograd.Function):
     """Values of quadratics from the Gram matrix; their gradients, whatever their number, from one batched product.

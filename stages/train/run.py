@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from stages.sae import files as sae_files
 from stages.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from stages.train.config import TrainConfig
 from stages.train.identity import fingerprint
-from stages.train.measure import peak_memory
 from stages.train.plan import TrainPlan, check_plan, make_plan
+from stages.train.rates import Rates
 from stages.train.trainer import Trainer
 from store import ActivationStore
 from store.files import file_sha256, remove_partials, write_json
@@ -173,18 +172,12 @@ class Run:
         write_json(folder / TRAINING, facts)
         return facts
 
-    def write_rates(self, steps: int, seconds: float) -> None:
-        """What varies from call to call, beside the run and outside every digest."""
-        tokens = steps * self.config.batch_rows * self.store.context
-        write_json(
+    def rates(self, first: int) -> Rates:
+        """Where its time goes, from step `first` on."""
+        return Rates(
             self.folder.with_name(f"{self.folder.name}.run.json"),
-            {
-                "host": platform.node(),
-                "store": str(self.store.path.absolute()),
-                "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "steps": steps,
-                "seconds": seconds,
-                "positions_per_second": tokens / seconds if steps else None,
-                "memory_peak_bytes": peak_memory(),
-            },
+            {"host": platform.node(), "store": str(self.store.path.absolute())},
+            self.config.batch_rows * self.store.context,
+            self.config.log_every,
+            first,
         )

@@ -11,8 +11,11 @@ from stages.sae.training_row import StoppingRow
 class Stopping:
     """The rule of a row, and how far it has come; without a row training never ends early."""
 
-    def __init__(self, row: StoppingRow | None) -> None:
+    def __init__(self, row: StoppingRow | None, schedules_end: int) -> None:
+        """`schedules_end` is the step at which all schedules are over: no look comes before it."""
         self.row = row
+        self.begins = max(row.not_before, schedules_end) if row else 0
+        """Steps that are done in any case."""
         self.best = float("inf")
         """Smallest loss on held-out windows so far."""
         self.waited = 0
@@ -29,12 +32,12 @@ class Stopping:
         assert self.row is not None
         return (
             f"no smaller held-out reconstruction loss in {self.row.patience} looks, {self.row.every} steps apart, "
-            f"after step {self.row.not_before}"
+            f"after step {self.begins}"
         )
 
-    def due(self, done: int, ends: int) -> bool:
-        """Whether to look after so many steps: not before the row's, nor before all schedules have ended."""
-        return self.row is not None and done % self.row.every == 0 and done >= max(self.row.not_before, ends)
+    def due(self, done: int) -> bool:
+        """Whether to look after so many steps."""
+        return self.row is not None and done % self.row.every == 0 and done >= self.begins
 
     def look(self, loss: float) -> None:
         """Take in the loss on held-out windows."""

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from stages.precision import native_dtype
 from stages.sae.objective_row import ScaleRow, TemporalRow
 from stages.train.quadratic import Quadratic, Quadratics, gradient_of, lags_of, laplacian, memory_of
 from stages.train.randomness import generator_at
@@ -100,9 +100,10 @@ class TemporalTerms:
         segments: Int[Tensor, "batch seq"],
         step: int,
         reconstruction: Float[Tensor, ""],
+        products: torch.dtype | None = None,
     ) -> Consistency | None:
         """The terms at a step, counted from 0; None while they have no weight. `reconstruction` is the loss that
-        adaptive weights compare with.
+        adaptive weights compare with; `products` is the dtype of the factors of products, None for that of the codes.
 
         Raises:
             Problem: a scale with weight has no pair in the batch.
@@ -115,7 +116,7 @@ class TemporalTerms:
         quadratics = [self._pairs(scale, within, strength, codes.dtype) for scale in self.scales]
         if self.row.buffers is not None:
             quadratics += self._memories(codes, within, step, strength, latents)
-        values = Quadratics.apply(codes, latents.weights, quadratics, products_of(codes))
+        values = Quadratics.apply(codes, latents.weights, quadratics, products or codes.dtype)
         terms = dict(zip((q.name for q in quadratics), values, strict=True))
         factors = self._factors(quadratics, terms, reconstruction.detach()) if self.row.adaptive else {}
         terms = {q.name: terms[q.name] * factors[q.scale] if factors else terms[q.name] for q in quadratics}
@@ -142,10 +143,12 @@ class TemporalTerms:
         self,
         consistency: Consistency | None,
         codes: Float[Tensor, "batch seq d_sae"],
+        segments: Int[Tensor, "batch seq"],
         reconstruction: Float[Tensor, ""],
         reconstruction_gradient: Float[Tensor, ""],
     ) -> dict[str, Float[Tensor, ""]]:
-        """What the terms weigh beside the reconstruction loss, scale by scale; zeros before they begin.
+        """What the terms weigh beside the reconstruction loss, and the state of the buffers, scale by scale; zeros
+        before they begin.
 
         `reconstruction_gradient` is the norm of that loss's gradient with respect to the codes.
         """
@@ -157,6 +160,32 @@ class TemporalTerms:
             found[f"temporal/ratio_{scale}"] = ratio
             found[f"temporal/gradient_{scale}"] = pull / reconstruction_gradient
             found[f"temporal/pairs_{scale}"] = torch.full_like(zero, consistency.pairs(scale) if consistency else 0)
+        if self.row.buffers is not None:
+            found |= self._of_buffers(consistency, codes, segments)
+        return found
+
+    def _of_buffers(
+        self,
+        consistency: Consistency | None,
+        codes: Float[Tensor, "batch seq d_sae"],
+        segments: Int[Tensor, "batch seq"],
+    ) -> dict[str, Float[Tensor, ""]]:
+        """How often buffers were reset, and of each scale's the tokens that have a memory, its size in root mean
+        squares of a code, and how much of its random beginning is left in it."""
+        before = F.pad(segments[:, :-1], (1, 0), value=-1)
+        resets = ((segments >= 0) & (segments != before)).sum().to(codes.dtype)
+        zero = torch.zeros_like(resets)
+        found = {"buffer/resets": resets if consistency else zero}
+        for scale in self.scales:
+            numbers = {"tokens": zero, "rms": zero, "initial": zero}
+            if consistency is not None:
+                (q,) = (q for q in consistency.quadratics if (q.kind, q.scale) == ("buffer", scale.name))
+                assert q.offset is not None
+                mean_square = q.memory(codes).square().sum() / (q.count * codes.shape[-1])
+                numbers["tokens"] = torch.full_like(zero, q.count)
+                numbers["rms"] = mean_square.sqrt() / consistency.latents.rms
+                numbers["initial"] = q.offset.sum() / q.count
+            found |= {f"buffer/{name}_{scale.name}": value for name, value in numbers.items()}
         return found
 
     def _pairs(
@@ -199,12 +228,6 @@ class TemporalTerms:
             factor = strength * scale.weight / count
             found.append(Quadratic("buffer", scale.name, operator, factor, count, offset, initial))
         return found
-
-
-def products_of(codes: Float[Tensor, "batch seq d_sae"]) -> torch.dtype:
-    """dtype of the factors of products of codes: the plan's, which is that of the machine, unless codes are more exact
-    than any plan's."""
-    return native_dtype() if codes.dtype == torch.float32 else codes.dtype
 
 
 def latent_weights(

@@ -37,8 +37,10 @@ def contrast(
     """Symmetric InfoNCE between tokens and the ones before them, and the number of pairs.
 
     T-SAE (Bhalla et al. 2025, arXiv 2511.05541), section 3: among all pairs of the batch each token should find its
-    predecessor, and each predecessor its token. Temperature 1. Similarities are a decoding of the tokens' codes with
-    their predecessors' codes for rows, so sparse codes never meet as dense ones.
+    predecessor, and each predecessor its token. Temperature 1. A window's token is also the predecessor of the next:
+    among the candidates for its own predecessor it is left out, or, as nothing is more like a token than itself, no
+    pair could be told; the paper's pairs are shuffled and do not meet. Similarities are a decoding of the tokens'
+    codes with their predecessors' codes for rows, so sparse codes never meet as dense ones.
 
     Raises:
         Problem: no two adjacent tokens share a document.
@@ -58,7 +60,8 @@ def contrast(
         for wanted in (position > 0, position < len(position) - 1)
     )
     similarities = now.decode(before.dense().T.contiguous(), torch.float32)
-    return _SymmetricCrossEntropy.apply(similarities, adjacent), n_pairs
+    ends_row = torch.arange(1, len(adjacent), device=adjacent.device) % (segments.shape[1] - 1) == 0
+    return _SymmetricCrossEntropy.apply(similarities, adjacent, ~ends_row), n_pairs
 
 
 def _comparable(codes: Codes, row: ContrastRow) -> Codes:
@@ -71,24 +74,26 @@ def _comparable(codes: Codes, row: ContrastRow) -> Codes:
 class _SymmetricCrossEntropy(torch.autograd.Function):
     """Mean cross entropies of the rows and of the columns of a square matrix whose diagonal is right, added up.
 
-    Rows and columns that are no pairs are left out as exp(-inf) = 0 rather than cut out: rows of a length that is no
-    multiple of 16 take operations several times as long.
+    Where `itself` is true, the entry right of the diagonal is a token beside itself, and is left out. That and
+    entries of what is no pair count as exp(-inf) = 0 rather than being cut out: rows of a length that is no multiple of
+    16 take operations several times as long.
     """
 
     @staticmethod
-    def forward(ctx: Any, similarities: Tensor, pairs: Tensor) -> Tensor:
+    def forward(ctx: Any, similarities: Tensor, pairs: Tensor, itself: Tensor) -> Tensor:
         logits = similarities.masked_fill(~pairs, -torch.inf).masked_fill_(~pairs.unsqueeze(1), -torch.inf)
+        logits.diagonal(1).masked_fill_(itself, -torch.inf)
         rows = logits.logsumexp(1, keepdim=True).masked_fill_(~pairs.unsqueeze(1), 0.0)
         columns = logits.logsumexp(0, keepdim=True).masked_fill_(~pairs, 0.0)
         ctx.save_for_backward(logits, rows, columns, pairs)
         return (rows.sum() + columns.sum() - 2 * logits.diagonal()[pairs].sum()) / pairs.sum()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         logits, rows, columns, pairs = ctx.saved_tensors
         slope = (logits - rows).exp_().add_((logits - columns).exp_())
         slope.diagonal().sub_(2 * pairs)
-        return slope.mul_(gradients[0] / pairs.sum()), None
+        return slope.mul_(gradients[0] / pairs.sum()), None, None
 
 
 def separation(W_dec: Float[Tensor, "d_sae d_in"], row: SeparationRow, seed: int, step: int) -> Float[Tensor, ""]:

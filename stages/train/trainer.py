@@ -12,13 +12,13 @@ from torch import Tensor
 from stages.sae.build import Blueprint
 from stages.sae.normalisation import Normalisation
 from stages.train.config import TrainConfig
-from stages.train.measure import instruments, measure
-from stages.train.objective import Batch, Evaluated, Objective, squared_norm
+from stages.train.measure import StepMetrics, instruments
+from stages.train.objective import Batch, Objective, squared_norm
 from stages.train.optimiser import Optimiser
 from stages.train.plan import TrainPlan
 from stages.train.pruning import Pruning
 from stages.train.randomness import rng_at
-from stages.train.schedule import LearningRate, Ramp, window_length
+from stages.train.schedule import LearningRate, Ramp, ends_of_schedules, window_length
 from stages.train.stopping import Stopping
 from store.pairs import permutation_within_documents
 from store.windows import WindowBatch
@@ -48,7 +48,7 @@ class Trainer:
         self.tokens = 0
         """Kept tokens seen."""
         self.pruning = Pruning(row.objective.pruning, self.sae, config.steps)
-        self.stopping = Stopping(row.stopping)
+        self.stopping = Stopping(row.stopping, max(ends_of_schedules(row, config.steps).values()))
 
     def step(self, step: int, windows: WindowBatch, measured: bool) -> dict[str, float]:
         """Do a step, counted from 0. Its metrics, or nothing unless they are to be measured: they cost a wait."""
@@ -56,30 +56,35 @@ class Trainer:
         if step == 0:
             self.sae.calibrate(batch.x, batch.segments)
         dead = (self.silent_tokens >= self.row.objective.dead_after_tokens) & ~self.sae.pruned
-        parts = batch.parts(self.row.batches.accumulate)
-        evaluated = [self._accumulate(step, batch, part, dead) for part in parts]
+        found = StepMetrics(self.sae, self.objective, batch.n_kept) if measured else None
+        for part in batch.parts(self.row.batches.accumulate):
+            self._accumulate(step, part, part.n_kept / max(1, batch.n_kept), dead, found)
         prepared = self.optimiser.prepare_gradients(step)
         metrics: dict[str, float] = {}
-        if measured:
-            metrics = measure(self.sae, self.objective, parts, evaluated, dead)
+        if found is not None:
+            metrics = found.finish(dead)
             metrics |= {"grad_norm": prepared.norm.item(), "clipped": prepared.clipped.item()}
             metrics |= {"lr": self.learning_rate.at(step)}
-            metrics |= instruments(self.sae) if self.row.instrumentation else {}
+            metrics |= instruments(self.sae, batch) if self.row.instrumentation else {}
         self.optimiser.step(self.learning_rate.at(step))
-        self.sae.follow()
         self.pruning.after(step)
         return metrics
 
-    def _accumulate(self, step: int, batch: Batch, part: Batch, dead: Bool[Tensor, " d_sae"]) -> Evaluated:
-        """Add a part's gradients, by its share of the kept tokens, and count what fired in it."""
+    def _accumulate(
+        self, step: int, part: Batch, share: float, dead: Bool[Tensor, " d_sae"], metrics: StepMetrics | None
+    ) -> None:
+        """Add a part's gradients, by its share of the kept tokens, and count what fired in it. Nothing as large as
+        codes outlives it."""
         found = self.objective(self.sae, part, dead, step)
-        (found.total * (part.n_kept / max(1, batch.n_kept))).backward()
+        (found.total * share).backward()
+        self.sae.follow()
+        if metrics is not None:
+            metrics.add(part, found)
         with torch.no_grad():
             events = found.codes.events
             self.tokens += part.n_kept
             self.silent_tokens.add_(part.n_kept).masked_fill_(events.fired(part.keep), 0)
             self.pruning.count(events, part.keep, part.n_kept)
-        return found
 
     def batch(self, step: int, windows: WindowBatch) -> Batch:
         """Windows in normalised units, as long as the row says at a step; for the permuted control in random order

@@ -206,7 +206,7 @@ def test_the_sweeps_are_listed(swept: TinyProject) -> None:
 @pytest.mark.parametrize(
     ("changes", "messages"),
     [
-        ({"steps": 20}, ["objective.temporal of 20 steps would never end", "grid, slow,window=2", "at least 27 steps"]),
+        ({"steps": 20}, ["objective.temporal of 20 steps would never end", "grid, slow,window=2", "at least 26 steps"]),
         ({"grids": [{"variants": ["slow", "slow"]}]}, ["Two cells are the same training"]),
         ({"grids": [{"variants": ["fast"]}]}, ["There is no variant 'fast'"]),
         ({"stepz": 20}, ["unknown key 'stepz'"]),

@@ -81,6 +81,16 @@ def saved(folder: Path, sparsifier: Sparsifier, parts: PartsRow = NO_PARTS) -> t
     return sae, normalisation, raw
 
 
+def assert_close_on_raw(found: torch.Tensor, expected: torch.Tensor, raw: torch.Tensor) -> None:
+    """At every token the difference is at most 1e-4 of the norm of its raw activations.
+
+    That norm is the unit of everything that a saved SAE takes and gives: decoder rows have norm 1, so an error of a
+    code, too, moves the reconstruction by as much.
+    """
+    error = (found.double() - expected.double()).norm(dim=-1) / raw.norm(dim=-1)
+    assert error.max() <= 1e-4, f"{error.max():.3g} of the norm of the raw activations"
+
+
 def all_kinds() -> list[tuple[Sparsifier, PartsRow]]:
     plain = [(sparsifier, parts) for parts in (NO_PARTS, BATCH_NORM) for sparsifier in sparsifiers()]
     return [
@@ -100,14 +110,17 @@ def test_saved_sae_on_raw_activations_equals_the_trained_one_on_normalised(
     assert isinstance(loaded, ComposedSAE) == (parts not in (NO_PARTS, BATCH_NORM))
     normalised = ((raw - normalisation.mean) / normalisation.scale).float()
     scale = normalisation.scale
-    codes = loaded.encode(raw.float())
-    torch.testing.assert_close(codes / scale, sae.encode(normalised), rtol=1e-3, atol=1e-4)
+    codes, expected_codes = loaded.encode(raw.float()), sae.encode(normalised)
+    assert_close_on_raw(codes, expected_codes * scale, raw)
     events, expected_events = (each.encoding(x).codes.events for each, x in ((loaded, raw.float()), (sae, normalised)))
     assert torch.equal(events.count(), expected_events.count()) and (events.count() > 0).any()
     assert not events.dense()[..., :3].any(), "pruned latents stay silent"
-    expected = sae(normalised).double() * scale + normalisation.mean
-    torch.testing.assert_close(loaded(raw.float()).double(), expected, rtol=1e-3, atol=1e-3 * scale)
-    torch.testing.assert_close(loaded.decode(codes), loaded(raw.float()), rtol=1e-4, atol=1e-3 * scale)
+    decoded, reconstructed = (
+        of.double() * scale + normalisation.mean for of in (sae.decode(expected_codes), sae(normalised))
+    )
+    assert_close_on_raw(loaded.decode(expected_codes * scale), decoded, raw)
+    assert_close_on_raw(loaded(raw.float()), reconstructed, raw)
+    assert_close_on_raw(loaded.decode(codes), loaded(raw.float()), raw)
 
 
 @pytest.mark.parametrize(("sparsifier", "parts"), all_kinds())
@@ -202,6 +215,48 @@ def test_saes_of_saelens_load(kind: str, applied: bool, tmp_path: Path) -> None:
     assert (codes > 0).any() and (codes == 0).any()
     torch.testing.assert_close(ours.encode(x), codes, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "old"),
+    [
+        ("topk", {"architecture": "standard", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 6}}),
+        ("topk", {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 6}}),
+        ("standard", {"architecture": "standard", "activation_fn_str": "relu", "activation_fn_kwargs": {}}),
+        ("standard", {}),
+    ],
+)
+@pytest.mark.parametrize("normalised", [False, None, "none"])
+def test_saes_of_saelens_before_version_6_load(kind: str, old: dict[str, Any], normalised: Any, tmp_path: Path) -> None:
+    """Version 6 itself reads them so."""
+    sae_lens = pytest.importorskip("sae_lens")
+    foreign(kind).save_model(str(tmp_path))
+    flat = {"d_in": D_IN, "d_sae": D_SAE, "dtype": "float32", "apply_b_dec_to_input": True, "hook_name": "any"}
+    (tmp_path / "cfg.json").write_text(json.dumps({**flat, "normalize_activations": normalised, **old}))
+    ours, theirs = load(tmp_path), sae_lens.SAE.load_from_disk(str(tmp_path))
+    x = torch.randn(4, 5, D_IN)
+    codes = theirs.encode(x)
+    assert theirs.cfg.architecture() == kind and (codes > 0).any()
+    torch.testing.assert_close(ours.encode(x), codes, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("old", "message"),
+    [
+        ({"activation_fn_str": "tanh-relu"}, "unknown activation function"),
+        ({"activation_fn": "gelu"}, "unknown activation function"),
+        ({"activation_fn_str": "topk", "activation_fn_kwargs": {}}, "unknown activation function"),
+        ({"activation_fn_str": "topk"}, "unknown activation function"),
+        ({"normalize_activations": True}, "not supported"),
+    ],
+)
+def test_old_settings_that_are_not_known_are_refused(old: dict[str, Any], message: str, tmp_path: Path) -> None:
+    foreign("standard").save_model(str(tmp_path))
+    flat = {"d_in": D_IN, "d_sae": D_SAE, "architecture": "standard"}
+    (tmp_path / "cfg.json").write_text(json.dumps({**flat, **old}))
+    with pytest.raises(Problem, match=message):
+        load(tmp_path)
 
 
 def test_saes_of_gemma_scope_load(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.sae import SAE, Normalisation
+from stages.sae import SAE, Normalisation, load_variants
+from stages.sae.build import Blueprint
 from stages.sae.sparsifier import ReLU, Sparsifier, TopK
 
 SPARSIFIERS = [ReLU(), TopK(5)]
@@ -24,6 +27,19 @@ def test_initialisation_is_tied_unit_norm_and_follows_the_seed() -> None:
     assert not sae.b_enc.any() and not sae.b_dec.any()
     assert torch.equal(sae.W_dec, made(ReLU()).W_dec)
     assert not torch.equal(sae.W_dec, made(ReLU(), seed=1).W_dec)
+
+
+def test_kaiming_draws_the_encoder_with_variance_2_over_d_in_and_decodes_along_it() -> None:
+    sae = SAE(64, 2000, ReLU())
+    sae.initialise(0, "kaiming")
+    columns = sae.W_enc.detach().T
+    assert float(columns.square().mean()) == pytest.approx(2 / 64, rel=0.02)
+    assert abs(float(columns.mean())) < 3 * (2 / 64 / columns.numel()) ** 0.5
+    assert float(columns.pow(4).mean()) == pytest.approx(3 * (2 / 64) ** 2, rel=0.05), "normal, so its kurtosis is 3"
+    torch.testing.assert_close(sae.W_dec.detach(), columns / columns.square().sum(-1, keepdim=True).sqrt())
+    assert not sae.b_enc.any() and not sae.b_dec.any()
+    row = load_variants(Path(__file__).parents[2] / "variants.yaml")["minimal-base"]
+    assert torch.equal(Blueprint.of(row, 64, 2000, 4, 12).make(0).W_enc, sae.W_enc)
 
 
 @pytest.mark.parametrize("sparsifier", SPARSIFIERS)

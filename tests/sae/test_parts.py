@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from stages.sae import load_variants
 from stages.sae.architecture import (
     NO_PARTS,
     AttentionRow,
@@ -23,10 +25,11 @@ from stages.sae.architecture import (
 from stages.sae.inputs import DilatedConvolution, TemporalAttention
 from stages.sae.layout import Layout, layout_of
 from stages.sae.model import SAE
-from stages.sae.outputs import BatchNorm, Integrator
-from stages.sae.sparsifier import TopK
+from stages.sae.outputs import BatchNorm, Integrator, LayerNorm
+from stages.sae.sparsifier import ReLU, TopK
 
 D_IN, D_SAE, CONTEXT = 8, 24, 14
+TABLE = Path(__file__).parents[2] / "variants.yaml"
 PARTS = {
     "position": PartsRow(position=PositionRow(3, 0.5)),
     "attention": PartsRow(attention=AttentionRow(2, layer_norm=False, skip=False)),
@@ -35,6 +38,7 @@ PARTS = {
     "residual": PartsRow(residual=ResidualRow(16)),
     "batch norm": PartsRow(norm=NormRow("batch")),
     "layer norm": PartsRow(norm=NormRow("layer")),
+    "layer norm of codes": PartsRow(norm=NormRow("layer_of_codes")),
     "gate": PartsRow(gate=GateRow(4, 2.0)),
     "integrator": PartsRow(integrator=IntegratorRow(0.999)),
     "prediction": PartsRow(prediction=PredictionRow(2, 2)),
@@ -243,11 +247,68 @@ def test_batch_norm_starts_at_the_spread_it_finds() -> None:
     torch.testing.assert_close(one(pre, None).pre.std(0)[1:], torch.ones(5), rtol=1e-2, atol=1e-2)
 
 
+def test_layer_norm_against_a_loop_over_tokens() -> None:
+    sae, x = randomised(PARTS["layer norm"]), inputs()
+    assert isinstance(sae.norm, LayerNorm)
+    found = sae.encode(x, segments()).detach()
+    for row, t in (segments() >= 0).nonzero().tolist():
+        pre = ((x[row, t] - sae.b_dec) @ sae.W_enc).detach()
+        mean = sum(pre) / D_SAE
+        deviation = (sum((pre - mean) ** 2) / D_SAE) ** 0.5
+        normed = sae.norm.gain * (pre - mean) / deviation + sae.b_enc
+        chosen = sorted(range(D_SAE), key=normed.tolist().__getitem__)[-5:]
+        for latent in range(D_SAE):
+            code = deviation * normed[latent].clamp(min=0) if latent in chosen else torch.zeros(())
+            torch.testing.assert_close(found[row, t, latent], code.detach(), rtol=1e-4, atol=1e-5)
+
+
 def test_layer_norm_keeps_the_scale_of_each_token() -> None:
-    sae = SAE(D_IN, D_SAE, TopK(5), PARTS["layer norm"], CONTEXT)
-    sae.initialise(0)
-    x = inputs()
+    """Biases stand beside normalised pre-activations: without the norm, they would weigh less beside larger ones."""
+    sae, x = randomised(PARTS["layer norm"]), inputs()
+    with torch.no_grad():
+        sae.b_dec.zero_()
+    assert sae.b_enc.abs().mean() > 0.1
     torch.testing.assert_close(sae.encode(7 * x, segments()), 7 * sae.encode(x, segments()), rtol=1e-3, atol=1e-4)
+
+
+def test_gates_are_a_sigmoid_of_an_affine_map_of_the_positions_embedding() -> None:
+    sae, x = randomised(PARTS["gate"]), inputs()
+    assert sae.gate is not None
+    table, weight, bias = (parameter.tolist() for parameter in (sae.gate.table, sae.gate.weight, sae.gate.bias))
+    ungated = SAE(D_IN, D_SAE, TopK(5))
+    ungated.load_state_dict({name: tensor for name, tensor in sae.state_dict().items() if "gate" not in name})
+    plain, start = ungated.encode(x[:, 4:]), 4
+    found = sae.encode(x[:, 4:], segments()[:, 4:], start=start)
+    for t in range(CONTEXT - start):
+        for latent in range(D_SAE):
+            logit = sum(table[t + start][i] * weight[i][latent] for i in range(4)) + bias[latent]
+            factor = 1 / (1 + math.exp(-logit))
+            torch.testing.assert_close(found[:, t, latent], factor * plain[:, t, latent], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["multiscale", "paper"])
+def test_gates_start_equal_at_the_sigmoid_of_their_bias(name: str) -> None:
+    row = PartsRow(gate=load_variants(TABLE)[name].parts.gate)
+    gated, plain = (SAE(D_IN, D_SAE, TopK(5), parts, CONTEXT) for parts in (row, NO_PARTS))
+    for each in (gated, plain):
+        each.initialise(0)
+    assert row.gate is not None and row.gate.bias == 2.0
+    found, expected = gated.encode(inputs(), segments()), 0.8807970779778823 * plain.encode(inputs(), segments())
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_layer_norm_of_codes_is_pytorchs_and_leaves_no_zero() -> None:
+    plain, literal = (SAE(D_IN, D_SAE, ReLU(), parts, CONTEXT) for parts in (NO_PARTS, PARTS["layer norm of codes"]))
+    for sae in (plain, literal):
+        sae.initialise(0)
+    codes = literal.encoding(inputs()).codes
+    torch.testing.assert_close(
+        codes.dense(), torch.nn.functional.layer_norm(plain.encode(inputs()), (D_SAE,), eps=1e-12)
+    )
+    torch.testing.assert_close(codes.total(), codes.dense().abs().sum(-1))
+    assert (codes.count() == D_SAE).all() and (plain.encoding(inputs()).codes.count() < D_SAE).all()
+    keep = torch.ones(inputs().shape[:-1], dtype=torch.bool)
+    assert codes.fired(keep).all() and (codes.firings(keep) == keep.sum()).all()
 
 
 def test_prediction_is_that_of_saelens_on_one_document() -> None:

@@ -108,7 +108,8 @@ def test_what_the_start_of_training_looks_like_is_no_collapse() -> None:
 @pytest.mark.parametrize(
     ("sign", "diagnosis"),
     [
-        ({"l0": 0.2}, "threshold"),
+        ({"l0": 0.2}, "threshold: the encoder's biases"),
+        ({"l0": 0.2, "threshold": 4.8}, "threshold: the learned ones are 4.8 root mean squares"),
         ({"dead_latents": 31.0}, "learning rate"),
         ({"loss/total": float("nan")}, "learning rate"),
         ({"grad_norm": float("inf")}, "learning rate"),

@@ -15,7 +15,7 @@ import pytest
 import store
 from stages.sae import find_variant, load_variants
 from stages.train import Run, fingerprint, train_together
-from stages.train.identity import ONLY_FOR, ROOT, code_of
+from stages.train.identity import ONLY_FOR, ROOT, code_of, syntax
 from store.files import digest
 from tests.train import small
 
@@ -41,9 +41,12 @@ def test_fingerprint_follows_what_decides_the_content(activations: store.Activat
     assert len(set(prints)) == len(other) + 1
 
 
-def test_comments_do_not_count_as_code() -> None:
-    plain, commented = "x = 1\n", "# why\nx  =  1  # one\n"
-    assert digest(ast.dump(ast.parse(plain))) == digest(ast.dump(ast.parse(commented)))
+def test_comments_and_docstrings_do_not_count_as_code() -> None:
+    plain = "def f():\n    x = 'one'\n    return x\n"
+    told = '"""A module."""\ndef f():\n    """Why."""\n    x  =  "one"  # one\n    """What."""\n    return x\n'
+    other = plain.replace("one", "two")
+    found = [digest(ast.dump(syntax(source.encode()))) for source in (plain, told, other)]
+    assert found[0] == found[1] != found[2]
 
 
 def test_texts_and_code_that_only_reads_outdate_nothing(activations: store.ActivationStore) -> None:

@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.sae import SAE
+from stages.sae import SAE, load_variants
+from stages.sae.architecture import ThresholdRow
 from stages.sae.build import make_sparsifier
+from stages.sae.objective_row import BoostRow
+from stages.sae.threshold import JumpReLU
 from stages.train.objective import Batch, Objective
 from tests.train import small
 
@@ -119,6 +122,49 @@ def test_auxiliary_loss_revives_dead_latents(kind: str, aux: float) -> None:
         adam.step()
         revived |= evaluated.codes.fired(batch.keep)[:12]
     assert revived.float().mean() > 0.5 if aux else not revived.any()
+
+
+def test_l0_is_the_number_of_active_latents_over_all_and_reaches_thresholds_alone() -> None:
+    """Half-way up the ramp. A threshold feels pre-activations less than half a bandwidth away from it."""
+    row = load_variants(small.TABLE)["jumprelu"]
+    assert (row.objective.l0, row.objective.l1_warmup) == (2.0, 1000)
+    sae, batch = SAE(D_IN, D_SAE, JumpReLU(D_SAE, ThresholdRow(0.5, 0.4, "normalised"))), make_batch()
+    sae.initialise(1)
+    assert isinstance(sae.sparsifier, JumpReLU)
+    with torch.no_grad():
+        sae.b_enc.copy_(torch.linspace(-0.3, 0.3, D_SAE))
+        sae.sparsifier.log_threshold.copy_(torch.linspace(-2, 0, D_SAE))
+    terms = Objective(row.objective, 0, 4000)(sae, batch, torch.zeros(D_SAE, dtype=torch.bool), 499).terms
+    active, near = 0, [0] * D_SAE
+    for row_index, position in (batch.segments >= 0).nonzero().tolist():
+        pre = ((batch.x[row_index, position] - sae.b_dec) @ sae.W_enc + sae.b_enc).tolist()
+        for latent, threshold in enumerate(sae.sparsifier.threshold.tolist()):
+            active += pre[latent] > threshold
+            near[latent] += abs(pre[latent] - threshold) < 0.4 / 2
+    weight = 2.0 * (500 / 1000) / D_SAE / batch.n_kept
+    assert 0 < active < D_SAE * batch.n_kept
+    assert terms["l0"].item() == pytest.approx(weight * active)
+    terms["l0"].backward()
+    expected = [-weight * count / 0.4 * of for count, of in zip(near, sae.sparsifier.threshold.tolist(), strict=True)]
+    assert max(near) > 0
+    torch.testing.assert_close(sae.sparsifier.log_threshold.grad, torch.tensor(expected))
+    others = [parameter for name, parameter in sae.named_parameters() if "threshold" not in name]
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in others)
+
+
+@pytest.mark.parametrize("name", ["t-sae", "matryoshka"])
+def test_the_reconstruction_loss_is_the_weighted_sum_over_levels(name: str) -> None:
+    weights = {"t-sae": {0.2: 0.2, 1.0: 0.8}, "matryoshka": dict.fromkeys((1 / 32, 3 / 32, 7 / 32, 15 / 32, 1.0), 0.2)}
+    row = replace(load_variants(small.TABLE)[name].objective, contrast=None, reconstruction_boost=BoostRow(3.0, 9, 0))
+    sae, batch = make_sae("topk"), make_batch()
+    terms = Objective(row, 0, 100)(sae, batch, torch.zeros(D_SAE, dtype=torch.bool), 0).terms
+    codes, expected = sae.encode(batch.x).detach(), 0.0
+    for share, weight in weights[name].items():
+        first = max(1, round(share * D_SAE))
+        error = batch.x - (codes[..., :first] @ sae.W_dec[:first] + sae.b_dec)
+        expected += weight * float(error[batch.keep].detach().square().sum()) / batch.n_kept
+    assert list(terms) == ["reconstruction"]
+    assert terms["reconstruction"].item() == pytest.approx(3.0 * expected, rel=1e-5)
 
 
 def test_terms_without_weight_are_absent() -> None:

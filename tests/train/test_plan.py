@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,17 @@ import numpy as np
 import pytest
 
 import store
+from stages.sae import load_variants
 from stages.train import TrainSizes, check_plan, make_config, train
+from stages.train.plan import SCHEDULED_SHARE
+from stages.train.schedule import ends_of_schedules
 from store.problem import Problem
 from tests.train import small
 
 REFUSED = [
-    ({"row": small.variant(warmup=30)}, "warmup of 30 steps would never end", "at least 40 steps"),
-    ({"row": small.variant(warmup=23)}, "would take more than 75%", "at least 31 steps"),
-    ({"row": small.variant("baseline", l1_warmup=1000)}, "objective.l1_warmup", "at least 1334 steps"),
+    ({"row": small.variant(warmup=30)}, "warmup of 30 steps would never end", "at least 39 steps"),
+    ({"row": small.variant(warmup=24)}, "would take more than 75%", "at least 31 steps"),
+    ({"row": small.variant("baseline", l1_warmup=1000)}, "objective.l1_warmup", "at least 1333 steps"),
     ({"k": 33}, "k is above d_sae", "at most d_sae = 32"),
     ({"steps": 0}, "steps is too small", "at least 1"),
     ({"d_sae": 0}, "d_sae is too small", "at least 1"),
@@ -35,10 +39,17 @@ def test_impossible_numbers_are_wrong_usage(
 
 
 def test_the_steps_that_a_refusal_names_are_enough(activations: store.ActivationStore) -> None:
-    row = small.variant(warmup=23)
+    row = small.variant(warmup=24)
     check_plan(small.config(row, steps=31), activations, small.LAYER)
     with pytest.raises(Problem):
         check_plan(small.config(row, steps=30), activations, small.LAYER)
+
+
+def test_no_row_minds_a_number_of_steps_that_its_shares_do_not_divide(activations: store.ActivationStore) -> None:
+    for name, row in load_variants(small.TABLE).items():
+        for steps in range(8000, 8004):
+            ends = ends_of_schedules(row, steps)
+            assert max(ends.values()) <= math.ceil(SCHEDULED_SHARE * steps), (name, steps, ends)
 
 
 def test_k_does_not_matter_without_topk(activations: store.ActivationStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -113,6 +114,22 @@ def test_metrics_log_is_cut_back_to_the_checkpoint(activations: store.Activation
     stopped(tmp_path / "run", activations, 15)  # the checkpoint is at 14
     steps = [line.split("\t")[0] for line in log.read_text().splitlines()]
     assert steps == ["step", "0", "3", "6", "9", "12"]
+
+
+def test_rates_go_on_where_the_checkpoint_is(activations: store.ActivationStore, tmp_path: Path) -> None:
+    """Time that a kill took with it does not count, and no step counts twice."""
+    config = small.killed_config("topk")
+    folder = tmp_path / "run"
+    stopped(folder, activations, 13)
+    first = json.loads((tmp_path / "run.run.json").read_text())
+    train(config, activations, small.LAYER, folder)
+    whole = json.loads((tmp_path / "run.run.json").read_text())
+    assert first["steps"] == first["steps"] // config.checkpoint_every * config.checkpoint_every > 0
+    assert whole["steps"] == config.steps and whole["seconds"] > first["seconds"] > 0
+    steps = [row["steps"] for row in whole["by_step"]]
+    assert steps == list(range(config.log_every, config.steps + 1, config.log_every))
+    assert whole["by_step"][: len(first["by_step"])] == first["by_step"]
+    assert all(row["positions_per_second"] > 0 and row["memory_peak_bytes"] > 1e6 for row in whole["by_step"])
 
 
 def test_a_run_stopped_after_its_last_checkpoint_only_writes_the_result(

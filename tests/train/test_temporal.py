@@ -119,17 +119,16 @@ def test_terms_and_gradients_equal_literal_differences(seed: int) -> None:
 
 @pytest.mark.parametrize(("products", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.01)])
 def test_products_in_the_machines_format_give_the_same_terms_and_gradient(
-    products: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+    products: torch.dtype, tolerance: float
 ) -> None:
     """Beside float64. A bfloat16 has 8 significant bits: each factor is off by up to 0.004 of itself."""
-    monkeypatch.setattr("stages.train.temporal.native_dtype", lambda: products)
     row = replace(ROW, buffers=BufferRow(sigma=0.1, mixing=0.25, mixing_after=0.4))
     segments = documents(1)
     exact = random_codes(1, segments)
     rounded = exact.detach().float().requires_grad_()
     terms, gradients = [], []
-    for codes in (exact, rounded):
-        found = TemporalTerms(row, 1, ALL)(codes, segments, ALL, ONE)
+    for codes, dtype in ((exact, torch.float64), (rounded, products)):
+        found = TemporalTerms(row, 1, ALL)(codes, segments, ALL, ONE, dtype)
         assert found is not None
         terms.append(torch.stack(list(found.terms.values())).double())
         gradients.append(torch.autograd.grad(sum(found.terms.values()), codes)[0].double())
@@ -165,6 +164,35 @@ def test_buffers_start_at_random_values_of_the_codes_size() -> None:
     first = found.quadratics[3].initial
     assert first is not None and float(first.std()) == pytest.approx(0.1 * size, rel=0.05)
     assert torch.equal(first, again.quadratics[3].initial) and not torch.equal(first, other.quadratics[3].initial)
+
+
+def test_the_state_of_buffers_is_logged() -> None:
+    """Memories as they are token by token, without those of other documents."""
+    segments = documents(4)
+    codes = random_codes(4, segments)
+    terms = TemporalTerms(replace(ROW, buffers=BufferRow(sigma=0.1, mixing=0.25, mixing_after=0.4)), 4, ALL)
+    found = terms(codes, segments, ALL, ONE)
+    assert found is not None
+    metrics = terms.metrics(found, codes.detach(), segments, ONE, ONE)
+    runs = {(b, int(document)) for b, row in enumerate(segments) for document in row if document >= 0}
+    assert metrics["buffer/resets"] == len(runs)
+    rms = codes.detach()[segments >= 0].square().mean().sqrt()
+    for scale, q in zip(SCALES, found.quadratics[len(SCALES) :], strict=True):
+        squares, left = [], []
+        for b, t in (segments >= 0).nonzero().tolist():
+            buffer, updates = q.initial, 0
+            for u in range(t - scale.lags[0] + 1):
+                if segments[b, u] == segments[b, t]:
+                    buffer, updates = 0.6 * buffer + 0.4 * codes[b, u].detach(), updates + 1
+            if updates:
+                squares.append(buffer.square().mean())
+                left.append(0.6**updates)
+        assert metrics[f"buffer/tokens_{scale.name}"] == len(squares) > 0
+        assert metrics[f"buffer/initial_{scale.name}"].item() == pytest.approx(sum(left) / len(left))
+        expected = (sum(squares) / len(squares)).sqrt() / rms
+        torch.testing.assert_close(metrics[f"buffer/rms_{scale.name}"], expected)
+    before = terms.metrics(None, codes.detach(), segments, ONE, ONE)
+    assert before.keys() == metrics.keys() and not any(value for value in before.values())
 
 
 def test_delay_then_ramp_then_full_weight() -> None:

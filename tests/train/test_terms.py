@@ -72,20 +72,21 @@ def test_contrast_is_the_papers_sum_over_pairs(similarity: str) -> None:
     row = ContrastRow(share=0.5, weight=1.0, similarity=similarity, scale=1.0 if similarity == "cosine" else 1.7)  # type: ignore[arg-type]
     split = D_SAE // 2
     pairs = [
-        (codes[b, t, :split], codes[b, t - 1, :split])
+        ((b, t), (b, t - 1))
         for b in range(2)
         for t in range(1, 8)
         if SEGMENTS[b, t] == SEGMENTS[b, t - 1] and SEGMENTS[b, t] >= 0
     ]
 
-    def s(one: Tensor, other: Tensor) -> float:
+    def s(one_at: tuple[int, int], other_at: tuple[int, int]) -> float:
+        one, other = (codes[place][:split] for place in (one_at, other_at))
         dot = float(one @ other)
         return dot / float(one.norm() * other.norm()) if similarity == "cosine" else dot * row.scale**2
 
     expected = 0.0
     for now, before in pairs:
-        among_befores = sum(math.exp(s(now, other)) for _, other in pairs)
-        among_nows = sum(math.exp(s(other, before)) for other, _ in pairs)
+        among_befores = sum(math.exp(s(now, other)) for _, other in pairs if other != now)
+        among_nows = sum(math.exp(s(other, before)) for other, _ in pairs if other != before)
         expected -= (2 * s(now, before) - math.log(among_befores) - math.log(among_nows)) / len(pairs)
     for form in (DenseCodes(codes), sparse(codes)):
         loss, count = contrast(form, SEGMENTS, row, D_SAE)
