@@ -137,7 +137,8 @@ class SAE(nn.Module):
             codes = SignedCodes(self.code_norm(codes.dense(), keep).pre.masked_fill(self.pruned, 0.0))
         if self.gate is not None:
             assert layout is not None
-            codes = DenseCodes(codes.dense() * self.gate(layout))
+            kind = SignedCodes if self.code_norm is not None else DenseCodes
+            codes = kind(codes.dense() * self.gate(layout))
         if self.integrator is not None:
             assert layout is not None
             codes = DerivedCodes(self.integrator(codes.dense(), layout), codes)

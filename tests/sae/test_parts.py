@@ -311,6 +311,17 @@ def test_layer_norm_of_codes_is_pytorchs_and_leaves_no_zero() -> None:
     assert codes.fired(keep).all() and (codes.firings(keep) == keep.sum()).all()
 
 
+def test_codes_that_may_be_negative_count_as_such_behind_a_gate_too() -> None:
+    """As in 004 to the letter, which has both."""
+    sae = SAE(D_IN, D_SAE, ReLU(), PartsRow(norm=NormRow("layer_of_codes"), gate=GateRow(4, 2.0)), CONTEXT)
+    sae.initialise(0)
+    codes, keep = sae.encoding(inputs(), segments()).codes, segments() >= 0
+    assert (codes.dense() < 0).any()
+    torch.testing.assert_close(codes.total(), codes.dense().abs().sum(-1))
+    assert torch.equal(codes.firings(keep), (codes.dense()[keep] != 0).sum(0))
+    assert torch.equal(codes.fired(keep), (codes.dense()[keep] != 0).any(0))
+
+
 def test_prediction_is_that_of_saelens_on_one_document() -> None:
     sae_lens = pytest.importorskip("sae_lens")
     from sae_lens.saes.temporal_sae import TemporalSAE, TemporalSAEConfig

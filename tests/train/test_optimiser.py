@@ -70,16 +70,20 @@ def test_the_limit_is_that_of_the_row(limit: float | None) -> None:
 
 @pytest.mark.parametrize("name", DECAYING)
 def test_weight_decay_leaves_biases_and_the_decoder_alone(name: str) -> None:
-    """Without a gradient Adam moves nothing: what changes shrinks by `lr * weight_decay`."""
+    """Beside Adam's first step, `lr * g / (|g| + 1e-8)` at every entry; what decays first loses `lr * weight_decay`."""
     sae, lr, row = made(name), 0.5, TABLE[name].optimizer
     before = {key: parameter.detach().clone() for key, parameter in sae.named_parameters()}
-    for parameter in sae.parameters():
-        parameter.grad = torch.zeros_like(parameter)
+    gradients = give_gradients(sae, size=1.0)
+    for key, parameter in sae.named_parameters():
+        parameter.grad = gradients[key].clone()
     Optimiser(row, sae, 0).step(lr)
     assert row.weight_decay > 0 and DECAYING[name] < before.keys()
     for key, parameter in sae.named_parameters():
         shrunk = 1 - lr * row.weight_decay if key in DECAYING[name] else 1.0
-        torch.testing.assert_close(parameter.detach(), before[key] * shrunk, rtol=1e-6, atol=0, msg=key)
+        expected = before[key] * shrunk - lr * gradients[key] / (gradients[key].abs() + 1e-8)
+        if key == "W_dec":
+            expected = expected / expected.norm(dim=-1, keepdim=True)
+        torch.testing.assert_close(parameter.detach(), expected, rtol=0, atol=2e-6, msg=key)
 
 
 def test_other_rows_decay_nothing() -> None:

@@ -17,43 +17,19 @@ from stages.sae.architecture import AttentionRow, NormRow, PartsRow, ThresholdRo
 from stages.sae.variant import Variant
 from stages.train import Collapse, Run, TrainConfig, TrainResult, train, train_together
 from stages.train.trainer import Trainer
-from store.files import files_below
 from store.lock import Lock
 from store.problem import Problem
 from store.progress import SILENT
 from tests.train import small
+from tests.train.interrupt import Stop, StopAfter, content
 
 TABLE = load_variants(small.TABLE)
 NAMES = [name for name in TABLE if "+" not in name]
 STEPS = 40
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files_below(folder)}
-
-
 def config(row: Variant, steps: int = STEPS, **numbers: int) -> TrainConfig:
     return small.config(small.scaled(row, steps), steps=steps, **{"checkpoint_every": 9, "log_every": 8, **numbers})
-
-
-class Stop(BaseException):
-    pass
-
-
-class StopAfter:
-    """Stands for whoever interrupts a training."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def start(self, task: str, total: int, unit: str, done: int = 0) -> None: ...
-
-    def advance(self, amount: int) -> None:
-        self.left -= amount
-        if self.left <= 0:
-            raise Stop
-
-    def note(self, line: str) -> None: ...
 
 
 def test_the_table_is_complete() -> None:
