@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.language_model.model import LanguageModel
+from stages.sae.architecture import SparsifierRow
 from stages.sae.build import Blueprint
 from stages.sae.model import SAE
 from store import ActivationStore
@@ -73,11 +74,20 @@ class Subject(ABC):
 
     @abstractmethod
     def blueprint(self, sae: SAE, l0: float) -> Blueprint:
-        """What makes an untrained SAE of its kind; `l0` are the latents that the trained one activates on a token."""
+        """What makes an untrained SAE of its kind that activates `l0` latents on a token, as the trained one does.
+
+        Untrained, half of the pre-activations are positive: at their L0 a ReLU SAE would be stable from token to token
+        for that alone.
+        """
 
     @abstractmethod
     def load(self) -> SAE:
         """The SAE, working on raw activations."""
+
+
+def as_sparse(row: SparsifierRow, k: int, l0: float) -> tuple[SparsifierRow, int]:
+    """A sparsifier that activates `l0` latents on a token, and its k: the same one where k decides, else BatchTopK."""
+    return (row, k) if row.kind in ("topk", "batchtopk") else (SparsifierRow(kind="batchtopk"), max(1, round(l0)))
 
 
 def base_name(model: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from stages.evaluate.subject import Subject
+from stages.evaluate.subject import Subject, as_sparse
 from stages.sae.build import Blueprint
 from stages.sae.loading import load
 from stages.sae.model import SAE
@@ -87,9 +87,11 @@ class TrainedRun(Subject):
             )
 
     def blueprint(self, sae: SAE, l0: float) -> Blueprint:
-        """What the SAE was before training."""
-        facts = self.facts
-        return Blueprint.of(self._row, facts["d_in"], facts["d_sae"], facts["k"] or 1, facts["context"])
+        facts, row = self.facts, self._row
+        sparsifier, k = as_sparse(row.sparsifier, facts["k"] or 1, l0)
+        return Blueprint(
+            sparsifier, row.parts, row.initialisation, facts["d_in"], facts["d_sae"], k, facts["context"]
+        )
 
     @property
     def levels(self) -> list[int]:
