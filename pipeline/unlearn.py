@@ -68,4 +68,8 @@ def _how(setting: Mapping[str, Any]) -> str:
 
 def _line(name: str, outcome: Mapping[str, Any]) -> tuple[str, ...]:
     columns = ("forget_accuracy", "retain_accuracy", "forget_loss", "retain_loss")
-    return name, *(f"{outcome[column]:.4f}" for column in columns)
+    return name, *(_number(outcome[column], outcome[f"{column}_se"]) for column in columns)
+
+
+def _number(value: float, error: float | None) -> str:
+    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"

@@ -52,7 +52,8 @@ RECONSTRUCTION = (
         "Squared error, SAELens",
         "squared activations",
         -1,
-        "SAELens 6.54's mse: mean of ‖x - x̂‖² over kept tokens; SAEBench's is the mean over batches.",
+        "SAELens 6.54's mse: mean over kept tokens of ‖x - x̂‖²; SAEBench's divides each by the kept tokens of its "
+        "batch.",
     ),
     Definition("cossim", "Cosine", "1", 1, "Mean cosine between activations and their reconstructions."),
     Definition(

@@ -1,12 +1,15 @@
 """One tidy table of all evaluations of a profile: a row a variant, seed and metric.
 
-It repeats what the evaluations found and measures nothing. Intervals are 95 %: of probes those of the bootstrap over
-documents, of other metrics 1.96 standard errors to either side, as if they were normal.
+It repeats what the evaluations found and measures nothing. Errors and intervals are of the documents that were
+evaluated, not of the training. Intervals are 95 %: of probes the percentiles of their bootstrap; of other metrics as
+many standard errors to either side as Student's t says, 1.97 with the 200 replicates of the bootstrap (too few for
+percentiles) and 2.26 with the ten groups of documents of the jackknife (lifetimes).
 """
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +20,7 @@ import pandas as pd
 from stages.evaluate.catalogue import CATALOGUE, PROBED, REFERENCES, of_level, of_probe
 from stages.evaluate.definition import BETTER, Definition
 from stages.evaluate.levels import levels_of
+from stages.evaluate.replicates import Replicates, replicates_of
 from stages.evaluate.results import Result, read_results
 from stages.evaluate.standard_error import half_width
 from stages.evaluate.temporal.run import GAIN, gain
@@ -54,7 +58,7 @@ class Entry:
     value: float
     """The number."""
     standard_error: float | None
-    """With rows of text, or documents, as the sampling unit; of the evaluation, not of the training."""
+    """With documents as the sampling unit, by the bootstrap; of lifetimes by the jackknife."""
     low: float | None
     """Lower end of the 95 % interval."""
     high: float | None
@@ -71,6 +75,8 @@ class Entry:
     """Of probes, the accuracy of the most frequent class."""
     gain: float | None
     """Trained minus untrained, each less its null of permuted inputs."""
+    gain_standard_error: float | None
+    """Of the gain: its four measures are of the same documents, and what they share cancels."""
     definition: str
     """What the metric is."""
 
@@ -100,7 +106,7 @@ def compare(results: Path) -> pd.DataFrame:
 def entries_of(result: Result) -> Iterator[Entry]:
     """The rows of one evaluation, in the order of the catalogue; none for a metric that has no number."""
     levels = [each for i in range(len(levels_of(result.summary))) for each in of_level(i)]
-    measures = (result.temporal or {}).get("measures", {})
+    measures, replicates = (result.temporal or {}).get("measures", {}), replicates_of(result)
     for definition in (*CATALOGUE.values(), *levels):
         if definition.path:
             value = definition.at(measures.get("codes"))
@@ -110,7 +116,8 @@ def entries_of(result: Result) -> Iterator[Entry]:
             value, beside = result.summary.get(definition.name), {}
         error = result.summary.get(f"{definition.name}_se")
         if value is not None:
-            yield _entry(result, definition, value, error, _normal_interval(value, error), beside)
+            interval = _interval(value, error, replicates.get(definition.name))
+            yield _entry(result, definition, value, error, interval, beside)
     yield from _probes(result)
 
 
@@ -135,8 +142,11 @@ def _probes(result: Result) -> Iterator[Entry]:
             yield _entry(result, of_probe(task, int(k)), score["accuracy"], error, interval, beside)
 
 
-def _normal_interval(value: float, error: float | None) -> tuple[float | None, float | None]:
-    return (None, None) if error is None else (value - half_width(error), value + half_width(error))
+def _interval(value: float, error: float | None, replicates: Replicates | None) -> tuple[float | None, float | None]:
+    if error is None:
+        return None, None
+    half = half_width(error, degrees=replicates.degrees if replicates else math.inf)
+    return value - half, value + half
 
 
 def _entry(
@@ -160,6 +170,7 @@ def _entry(
         standard_error=error,
         low=low,
         high=high,
+        gain_standard_error=result.summary.get(f"{definition.name}_gain_se"),
         definition=definition.text,
         **{column: beside.get(column) for column in REFERENCES},
     )

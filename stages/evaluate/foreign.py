@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.evaluate.subject import Subject, base_name
+from stages.evaluate.subject import Subject, as_sparse, base_name
 from stages.evaluate.trained_run import TrainedRun
 from stages.sae.architecture import SparsifierRow
 from stages.sae.build import Blueprint
 from stages.sae.files import CONFIG, WEIGHTS
 from stages.sae.loading import load, load_gemma_scope
 from stages.sae.model import SAE
-from stages.sae.sparsifier import ReLU, TopK
+from stages.sae.sparsifier import TopK
 from store import ActivationStore
 from store.files import digest, file_sha256
 from store.problem import Problem
@@ -25,6 +25,11 @@ HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_(post|pre)")
 """Hook points of the residual stream: what leaves a block is what the next one reads."""
 LAYER_FOLDER = re.compile(r"layer_(\d+)")
 """How Gemma Scope names the folder of a layer."""
+RELEASE = re.compile(r"(?<![a-z])(res|resid|mlp|attn?|transcoders?|embedding)(?![a-z])", re.IGNORECASE)
+"""How its releases name what they read, as `gemma-scope-2b-pt-res` and `gemma-scope-2b-pt-mlp`."""
+RESIDUAL = ("res", "resid")
+"""Releases that read the residual stream; their SAEs of embeddings, in a folder of that name, do not."""
+ASSUMED = "it reads blocks.{}.hook_resid_post, the residual stream after a block: its files do not say what it reads"
 FOREIGN = "foreign"
 """Stands for the seed."""
 
@@ -81,19 +86,20 @@ class ForeignSAE(Subject):
             Problem: the SAE cannot be read, or its layer is unknown.
         """
         if path.suffix == ".npz":
-            config, files = {}, [path]
-            found = LAYER_FOLDER.findall(str(path.resolve()))  # the nearest folder counts
-            layer = int(found[-1]) if found else _only_layer(path, layers)
+            config, files, hook = {}, [path], None
+            layer = _layer_of_gemma_scope(path, layers)
         else:
             config, files = _config(path / CONFIG), [path / CONFIG, path / WEIGHTS]
-            layer = _layer(config, path, layers)
+            hook = _named(config, "hook_name") or _named(config, "hook_point")  # an older name of it
+            layer = _only_layer(path, layers) if hook is None else _layer_of_hook(hook, path)
         sae = load_gemma_scope(path) if path.suffix == ".npz" else load(path)
         facts = {
             "d_in": sae.d_in,
             "d_sae": sae.d_sae,
             "layer": layer,
             "model_name": _named(config, "model_name"),
-            "hook_name": _named(config, "hook_name"),
+            "hook_name": hook,
+            **({"assumed": ASSUMED.format(layer)} if hook is None else {}),
             "files": {file.name: file_sha256(file) for file in files},
         }
         return cls(path, facts, config, sae)
@@ -142,13 +148,10 @@ class ForeignSAE(Subject):
             )
 
     def blueprint(self, sae: SAE, l0: float) -> Blueprint:
-        """Of the same parts and width. Where thresholds were learned, the untrained SAE activates as many latents."""
-        row, k = SparsifierRow(kind="batchtopk"), max(1, round(l0))
-        match sae.sparsifier:
-            case ReLU():
-                row = SparsifierRow(kind="relu")
-            case TopK(k=fixed):
-                row, k = SparsifierRow(kind="topk"), fixed
+        row, k = SparsifierRow("relu"), 1
+        if isinstance(sae.sparsifier, TopK):
+            row, k = SparsifierRow("topk"), sae.sparsifier.k
+        row, k = as_sparse(row, k, l0)
         return Blueprint(row, sae.row, "tied", sae.d_in, sae.d_sae, k, sae.context)
 
     def load(self) -> SAE:
@@ -172,10 +175,31 @@ def _named(config: Mapping[str, Any], key: str) -> str | None:
     return None if value is None else str(value)
 
 
-def _layer(config: Mapping[str, Any], path: Path, layers: Sequence[int]) -> int:
-    hook = _named(config, "hook_name")
-    if hook is None:
-        return _only_layer(path, layers)
+def _layer_of_gemma_scope(path: Path, layers: Sequence[int]) -> int:
+    """From the folders above a file, which itself says neither its layer nor what it reads there.
+
+    SAEs of other places often are as wide as those of the residual stream.
+    """
+    release = _nearest(RELEASE, path)
+    if release is not None and release.lower() not in RESIDUAL:
+        raise Problem(
+            "This SAE of Gemma Scope does not read the residual stream, by the name of its folder.",
+            where=path,
+            expected="one of a release like gemma-scope-2b-pt-res",
+            found=release,
+            do="if it does read the residual stream, put it into a folder named res",
+        )
+    layer = _nearest(LAYER_FOLDER, path)
+    return _only_layer(path, layers) if layer is None else int(layer)
+
+
+def _nearest(pattern: re.Pattern[str], path: Path) -> str | None:
+    """What a pattern finds last in a path, or else in the one that it links to; the hub's cache links to `blobs`."""
+    found = (pattern.findall(str(place)) for place in (path.absolute(), path.resolve()))
+    return next((names[-1] for names in found if names), None)
+
+
+def _layer_of_hook(hook: str, path: Path) -> int:
     found = HOOK.fullmatch(hook)
     if found is None or hook.startswith("blocks.0.hook_resid_pre"):
         raise Problem(

@@ -89,9 +89,7 @@ class TrainedRun(Subject):
     def blueprint(self, sae: SAE, l0: float) -> Blueprint:
         facts, row = self.facts, self._row
         sparsifier, k = as_sparse(row.sparsifier, facts["k"] or 1, l0)
-        return Blueprint(
-            sparsifier, row.parts, row.initialisation, facts["d_in"], facts["d_sae"], k, facts["context"]
-        )
+        return Blueprint(sparsifier, row.parts, row.initialisation, facts["d_in"], facts["d_sae"], k, facts["context"])
 
     @property
     def levels(self) -> list[int]:

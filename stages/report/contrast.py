@@ -9,7 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from stages.evaluate.standard_error import half_width
+from stages.evaluate.replicates import Replicates
+from stages.evaluate.standard_error import half_width, standard_error
 from stages.report.evaluated_run import EvaluatedRun, grouped
 from stages.report.metric import METRICS, Metric
 
@@ -20,10 +21,15 @@ class Numbered(Protocol):
     def number(self, name: str) -> float:
         """One of them; NaN where it does not exist."""
 
+    def replicates(self, name: str) -> Replicates | None:
+        """The same in resamples of the documents; None where it has no such replicates."""
+
 
 Pair = tuple[EvaluatedRun, Numbered]
 """A run, and what it is compared with: the run of a control with its seed, its steps and its store."""
 
+MOST_DIGITS = 6
+"""After the decimal point; what is smaller is rounding."""
 NO_TEMPORAL, PERMUTED = "no-temporal", "permuted"
 """Controls: the variant without its temporal part; the variant trained on windows in permuted order."""
 
@@ -45,9 +51,12 @@ class Difference:
     mean: float
     """Variant minus control."""
     error: float
-    """Standard deviation of the paired differences over seeds; with one seed their standard error; NaN if unknown."""
+    """Standard deviation of the paired differences over seeds; with one seed their standard error over documents; NaN
+    if unknown."""
     n: int
     """Pairs."""
+    degrees: float = math.inf
+    """With one seed, degrees of freedom of the error."""
 
     @property
     def null_mean(self) -> float:
@@ -61,8 +70,14 @@ class Difference:
 
     @property
     def half_width(self) -> float:
-        """Half of the 95 % interval around the difference: by Student's t over seeds, normal with one seed."""
-        return half_width(self.error, self.n)
+        """Half of the 95 % interval around the difference, by Student's t: over seeds, or over replicates with one."""
+        return half_width(self.error, self.n, self.degrees)
+
+    @property
+    def digits(self) -> int:
+        """After the decimal point, in tables: those of the metric, or as many as its error needs to be seen."""
+        seen = -math.floor(math.log10(self.error)) if math.isfinite(self.error) and self.error > 0 else 0
+        return max(self.metric.digits, min(seen, MOST_DIGITS))
 
     @property
     def clear(self) -> bool:
@@ -136,9 +151,24 @@ def difference(pairs: Sequence[Pair], metric: Metric) -> Difference:
         return Difference(metric, missing, missing, missing, missing, missing, missing, 0)
     values, nulls = _numbers(pairs, metric.name), _numbers(pairs, f"{metric.name}_inputs_permuted")
     gains = values[:, 0] - values[:, 1]
-    error = gains.std(ddof=1) if len(pairs) > 1 else np.linalg.norm(_numbers(pairs, f"{metric.name}_se"))
+    error, degrees = (gains.std(ddof=1), math.inf) if len(pairs) > 1 else _error_of_one(pairs[0], metric.name)
     (value, control), (null, control_null) = values.mean(axis=0).tolist(), nulls.mean(axis=0).tolist()
-    return Difference(metric, value, control, null, control_null, float(gains.mean()), float(error), len(pairs))
+    return Difference(
+        metric, value, control, null, control_null, float(gains.mean()), float(error), len(pairs), degrees
+    )
+
+
+def _error_of_one(pair: Pair, name: str) -> tuple[float, float]:
+    """Standard error over documents of the difference of two runs, and its degrees of freedom.
+
+    Runs that were evaluated on the same documents have replicates of the same resamples, whose differences lack what
+    the documents did to both. Others are as if independent.
+    """
+    first, second = (run.replicates(name) for run in pair)
+    if first and second and first.pairs_with(second):
+        return standard_error(first.values - second.values), first.degrees
+    degrees = min((each.degrees for each in (first, second) if each), default=math.inf)
+    return float(np.linalg.norm(_numbers([pair], f"{name}_se"))), degrees
 
 
 def contrast(control: str, pairs: Sequence[Pair]) -> Contrast | None:

@@ -64,7 +64,7 @@ def _valued(d: Difference, value: float, null: float) -> Cell:
 def _differing(d: Difference, better: str, worse: str) -> Cell:
     seeds = f"n = {d.n}" if d.n > 1 else ""
     small = ", ".join(part for part in (_judged(d, better, worse), seeds) if part)
-    return Cell(give_or_take(d.mean, d.error, d.metric.digits), small)
+    return Cell(give_or_take(d.mean, d.error, d.digits), small)
 
 
 def _judged(d: Difference, better: str, worse: str) -> str:
@@ -95,7 +95,7 @@ def _matched_table(matched: Matched) -> str:
 def _interval(d: Difference) -> str:
     if not d.known:
         return MISSING
-    low, high = (signed(d.mean + side * d.half_width, d.metric.digits) for side in (-1, 1))
+    low, high = (signed(d.mean + side * d.half_width, d.digits) for side in (-1, 1))
     return f"{low} to {high}"
 
 

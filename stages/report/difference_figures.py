@@ -111,7 +111,7 @@ def _unit(d: Difference) -> float:
 
 
 def _value(d: Difference) -> str:
-    unit, digits = _unit(d), 1 if d.metric.relative else d.metric.digits
+    unit, digits = _unit(d), 1 if d.metric.relative else d.digits
     if not np.isfinite(unit * d.mean):
         return MISSING
     error = f" ± {numeral(unit * d.error, digits)}" if np.isfinite(unit * d.error) else ""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from stages.evaluate.replicates import Replicates, replicates_of
 from stages.evaluate.results import Result, read_results
 from store.problem import Problem
 
@@ -32,6 +34,14 @@ class EvaluatedRun(Result):
     """What it shares with its other seeds: the variant, with what else tells runs of it apart."""
     curves: dict[str, Curve]
     """Logged metrics of the training by name, such as `loss/total`; empty where the log is not there."""
+
+    def replicates(self, name: str) -> Replicates | None:
+        """A number of the summary in resamples of the documents; None where the evaluation keeps none."""
+        return self._replicates.get(name)
+
+    @cached_property
+    def _replicates(self) -> dict[str, Replicates]:
+        return replicates_of(self)
 
 
 def grouped(runs: Sequence[EvaluatedRun]) -> dict[str, list[EvaluatedRun]]:

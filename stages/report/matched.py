@@ -4,9 +4,9 @@ Nearly every metric moves with L0, so a variant is compared with per-token SAEs 
 step, latents, store, layer) whose L0 (events) is within 10 %; what is left of the difference in L0 is not corrected.
 Where there is none, numbers are interpolated between the two nearest runs of one family, one sparser and one denser,
 that differ in k or in the weight of their sparsity term alone. That takes a metric as linear in the logarithm of L0
-between them; how far it bends there is in no error. Errors of both sides are taken as independent, which is cautious:
-they share their heldout tokens. Where several per-token SAEs match, each metric is set against the one that is best in
-it, a choice after the fact that favours them.
+between them; how far it bends there is in no error. Where both sides have replicates, be it interpolated ones, errors
+are of the difference on the same documents; elsewhere the sides are taken as independent. Where several per-token SAEs
+match, each metric is set against the one that is best in it, a choice after the fact that favours them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stages.evaluate.replicates import Replicates
 from stages.report.contrast import Comparison, Contrast, Difference, Numbered, contrast
 from stages.report.evaluated_run import EvaluatedRun, grouped
 from stages.report.metric import METRICS, Metric
@@ -47,6 +48,13 @@ class Between:
             return self.l0
         low, high = (1 - self.share) * self.sparser.number(name), self.share * self.denser.number(name)
         return math.hypot(low, high) if name.endswith("_se") else low + high
+
+    def replicates(self, name: str) -> Replicates | None:
+        """The same in resamples of the documents, at the place between the two that their L0 in the sample gives."""
+        low, high = self.sparser.replicates(name), self.denser.replicates(name)
+        if not (low and high and low.pairs_with(high)):
+            return None
+        return Replicates(low.drawn, (1 - self.share) * low.values + self.share * high.values)
 
 
 @dataclass(frozen=True)

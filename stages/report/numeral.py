@@ -24,7 +24,12 @@ def signed(value: float, digits: int) -> str:
 
 def give_or_take(value: float, error: float, digits: int) -> str:
     """`+0.031 ± 0.004`, unbreakable, without the second part where there is no error."""
-    return signed(value, digits) + (f"\u00a0±\u00a0{numeral(error, digits)}" if math.isfinite(error) else "")
+    return signed(value, digits) + plus_or_minus(error, digits)
+
+
+def plus_or_minus(error: float, digits: int) -> str:
+    """` ± 0.004`, unbreakable; empty where there is no error."""
+    return f"\u00a0±\u00a0{numeral(error, digits)}" if math.isfinite(error) else ""
 
 
 def percent(value: float, digits: int = 1) -> str:

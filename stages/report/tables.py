@@ -26,7 +26,7 @@ def runs_table(runs: Sequence[EvaluatedRun]) -> str:
         cells = [
             _steps(run),
             share(run, "explained_variance_centred"),
-            Cell(numeral(run.number("l0"), 1)),
+            _l0(run),
             _dead(run),
             share(run, "ce_loss_score"),
             share(run, "kl_div_score"),
@@ -111,6 +111,11 @@ def _steps(run: EvaluatedRun) -> Cell:
     if not math.isfinite(planned):
         return Cell("not trained here")
     return Cell(f"{numeral(done, 0)} of {numeral(planned, 0)}", small=f"{numeral(tokens / 1e6, 2)} M tokens")
+
+
+def _l0(run: EvaluatedRun) -> Cell:
+    error = run.number("l0_se")
+    return Cell(numeral(run.number("l0"), L0.digits), f"± {numeral(error, 2)}" if math.isfinite(error) else "")
 
 
 def _dead(run: EvaluatedRun) -> Cell:

@@ -14,7 +14,7 @@ from stages.evaluate.temporal.catalogue import CONSISTENCY, KINDS, LIFETIMES, TR
 from stages.evaluate.temporal.consistency import SCALES
 from stages.report.cells import Cell, row, table
 from stages.report.evaluated_run import EvaluatedRun
-from stages.report.numeral import MISSING, numeral, signed
+from stages.report.numeral import MISSING, give_or_take, numeral, plus_or_minus
 from stages.report.palette import colours
 
 MEASURES = {
@@ -52,16 +52,14 @@ def has_patterns(runs: Sequence[EvaluatedRun]) -> bool:
 
 def temporal_table(runs: Sequence[EvaluatedRun], columns: Sequence[Definition]) -> str:
     """One row a run that was measured; below every value those nulls and references that there are, and the gain."""
-    measured = {run.name: run.temporal["measures"] for run in runs if run.temporal is not None}
-    shown = [name for name in MEASURES if name == "codes" or _anywhere(name, columns, measured.values())]
+    measured = [run for run in runs if run.temporal is not None]
+    shown = [name for name in MEASURES if name == "codes" or _anywhere(name, columns, map(_measures, measured))]
     lines = "".join(f"<small>{title}</small>" for title in (*(MEASURES[name] for name in shown), "gain"))
     rows = []
-    for run in runs:
-        if run.name not in measured:
-            continue
+    for run in measured:
         swatch = f'<span class="swatch" style="background:{colours(runs)[run.group]}"></span>'
         name = f'<th scope="rowgroup" colspan="{len(columns) + 1}"><span>{swatch}{escape(run.label)}</span></th>'
-        cells = "".join(_stack(measured[run.name], each, shown) for each in columns)
+        cells = "".join(_stack(run, each, shown) for each in columns)
         rows.append(f'<tr class="name">{name}</tr><tr><th scope="row">{lines}</th>{cells}</tr>')
     return f'<div class="scroll">{table("nulls", ["Run", *(each.title for each in columns)], rows)}</div>'
 
@@ -83,11 +81,22 @@ def lags(runs: Sequence[EvaluatedRun]) -> str:
     )
 
 
-def _stack(measures: Mapping[str, Any], definition: Definition, shown: Sequence[str]) -> str:
-    digits = DIGITS.get(definition.unit, 4)
-    entries = [_entry(definition.at(measures.get(name)), definition, digits) for name in shown]
+def _measures(run: EvaluatedRun) -> Mapping[str, Any]:
+    measures: dict[str, Any] = run.temporal["measures"] if run.temporal else {}
+    return measures
+
+
+def _stack(run: EvaluatedRun, definition: Definition, shown: Sequence[str]) -> str:
+    """The numbers of the measures, codes first, and the gain; that of the codes and the gain with standard errors."""
+    digits, measures = DIGITS.get(definition.unit, 4), _measures(run)
+    codes, *others = [_entry(definition.at(measures.get(name)), definition, digits) for name in shown]
     gain = gain_of(measures, definition)
-    entries.append(MISSING if gain is None else signed(gain, digits))
+    error, gain_error = (run.number(f"{definition.name}{suffix}") for suffix in ("_se", "_gain_se"))
+    entries = [
+        codes if codes in (TOO_FEW, MISSING) else codes + plus_or_minus(error, digits),
+        *others,
+        MISSING if gain is None else give_or_take(gain, gain_error, digits),
+    ]
     return f"<td>{''.join(f'<small>{entry}</small>' for entry in entries)}</td>"
 
 

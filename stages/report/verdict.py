@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from stages.report.contrast import NO_TEMPORAL, Comparison, Contrast, Difference
 from stages.report.matched import Matched
 from stages.report.metric import FSM, LIFETIME, PROBES, QUALITY, SMOOTHNESS, TCS
-from stages.report.numeral import give_or_take, listed, numeral, signed
+from stages.report.numeral import give_or_take, listed, numeral, plus_or_minus, signed
 
 OTHER_L0 = 0.05
 """By this share more or fewer active latents than the control has, and the two are not equally sparse."""
@@ -143,15 +143,14 @@ def _cost(main: Contrast) -> str:
     clauses = [f"{did} {listed(parts)}" for did, parts in kinds.items() if parts]
     price = f"It {'; it '.join(clauses)}. " if clauses else ""
     l0 = main.differences["l0"]
-    change = f" ({give_or_take(l0.mean, l0.error, l0.metric.digits)})" if l0.known else ""
+    change = f" ({give_or_take(l0.mean, l0.error, l0.digits)})" if l0.known else ""
     return f"{price}L0 is {numeral(l0.value, 1)} against {numeral(l0.control, 1)}{change}."
 
 
 def _points(d: Difference) -> str:
     digits = _digits(d) - 2
     change = signed(100 * d.mean, digits) if d.known and not d.clear else numeral(100 * abs(d.mean), digits)
-    error = f"\u00a0±\u00a0{numeral(100 * d.error, digits)}" if math.isfinite(d.error) else ""
-    return f"{change}{error} points of {_title(d)}"
+    return f"{change}{plus_or_minus(100 * d.error, digits)} points of {_title(d)}"
 
 
 def _others(main: Contrast) -> str:

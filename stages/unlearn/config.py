@@ -28,9 +28,9 @@ class UnlearnConfig:
     windows: tuple[int, ...] = (1,)
     """A latent counts as active that fired within so many tokens; 1 is SAEBench's, and needed."""
     rows: int = 1024
-    """Rows of forget and of retain text on which firings are counted."""
+    """Rows of forget and of retain text on which firings are counted, and RMU is trained."""
     loss_rows: int = 16
-    """Rows of each text on which the loss is measured."""
+    """Other rows of each text, on which the loss is measured: no more than half of a short text."""
     questions_per_topic: int = 100
     """Questions made of each topic's articles."""
     batch_rows: int = 16

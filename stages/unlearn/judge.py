@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stages.evaluate.core.splicing import LOGIT_BYTES
 from stages.language_model.splice import Splice
+from stages.unlearn.estimate import Estimate
 from stages.unlearn.questions import QuestionSet
 from stages.unlearn.scoring import Prompt, Scoring
 from stages.unlearn.text import Batch, Rows
@@ -97,26 +98,28 @@ def known(
 @torch.no_grad()
 def losses(
     splice: Splice, rows: Rows, interventions: Interventions, batch_rows: int, progress: Progress = SILENT
-) -> dict[str, float]:
+) -> dict[str, Estimate]:
     """By intervention, the mean cross-entropy in nats of the tokens of documents, each given those before it."""
-    sums: dict[str, float] = {}
-    count = 0
+    sums: dict[str, list[Tensor]] = {}
+    counts = []
     for batch in rows.batches(batch_rows):
         counted = batch.segments[:, 1:] >= 0
         targets = batch.tokens[:, 1:][counted]
-        count += len(targets)
+        counts.append(counted.sum(1).double())
         for name, resid in interventions(splice.resid(batch.tokens), batch.segments):
             hidden = splice.tail(resid, batch.tokens)[:, :-1][counted.to(resid.device)]
-            sums[name] = sums.get(name, 0.0) + _cross_entropy(splice, hidden, targets.to(resid.device))
+            spent = torch.zeros(counted.shape, dtype=torch.float64)
+            spent[counted] = _cross_entropy(splice, hidden, targets.to(resid.device)).double().cpu()
+            sums.setdefault(name, []).append(spent.sum(1))
         progress.advance(1)
-    return {name: total / max(1, count) for name, total in sums.items()}
+    return {name: Estimate.of_rows(torch.cat(spent), torch.cat(counts)) for name, spent in sums.items()}
 
 
-def _cross_entropy(splice: Splice, hidden: Float[Tensor, "n d"], targets: Int[Tensor, " n"]) -> float:
-    """The sum, a block of positions at a time."""
+def _cross_entropy(splice: Splice, hidden: Float[Tensor, "n d"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """That of each position, a block of positions at a time."""
     positions = max(1, LOGIT_BYTES // (4 * splice.logits(hidden[:1]).shape[-1]))
     blocks = zip(hidden.split(positions), targets.split(positions), strict=True)
-    return sum(float(F.cross_entropy(splice.logits(h).float(), own, reduction="sum")) for h, own in blocks)
+    return torch.cat([F.cross_entropy(splice.logits(h).float(), own, reduction="none") for h, own in blocks])
 
 
 def padded(prompts: Sequence[Prompt], pad_id: int) -> Batch:

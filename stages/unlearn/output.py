@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from stages.evaluate.core.definitions import DEFINITIONS
@@ -69,9 +69,9 @@ class Unlearning:
                 "fingerprint": self.fingerprint,
                 "scoring": config.scoring,
                 "material": self.material,
-                "baseline": asdict(self.baseline),
+                "baseline": self.baseline.row(),
                 "scores_by_window": {str(window): score for window, score in self.scores.items()},
-                "sweep": [{**how, **asdict(outcome)} for how, outcome in self.outcomes],
+                "sweep": [{**how, **outcome.row()} for how, outcome in self.outcomes],
             },
             "sae_bench_commit_hash": DEFINITIONS,
             "sae_lens_id": sae_id,

@@ -21,6 +21,8 @@ WMDP = "wmdp-bio"
 """The questions of WMDP (Li et al. 2024, arXiv 2403.03218) about what is to be forgotten."""
 MMLU = ("high_school_us_history", "college_computer_science", "high_school_geography", "human_aging")
 """The subjects of MMLU that SAEBench wants kept."""
+SUBJECTS = {WMDP: "biology"}
+"""What SAEBench's prompts say of sets whose names do not say it."""
 CHOICES = 4
 """Choices of a question that is made of articles."""
 
@@ -70,7 +72,12 @@ def read_questions(path: Path) -> QuestionSet:
     found = [_question(row, where) for row, where in read_lines(path, "question")]
     if not found:
         raise Problem("A file of questions is empty.", where=path, expected="one question a line")
-    return QuestionSet(path.stem, path.stem.replace("_", " ").replace("-", " "), tuple(found))
+    return QuestionSet(path.stem, subject_of(path.stem), tuple(found))
+
+
+def subject_of(name: str) -> str:
+    """What a prompt says that the questions of a set are about."""
+    return SUBJECTS.get(name, name.replace("_", " ").replace("-", " "))
 
 
 def _question(row: Any, where: str) -> Question:
@@ -82,11 +89,6 @@ def _question(row: Any, where: str) -> Question:
             expected='{"question": text, "choices": [text, ...], "answer": number}',
             found=json.dumps(row, ensure_ascii=False)[:80],
         )
-    return checked(row, where)
-
-
-def checked(row: dict[str, Any], where: str) -> Question:
-    """A question whose choices differ and whose answer is one of them, or a Problem."""
     choices, answer = tuple(map(str, row["choices"])), int(row["answer"])
     if not 2 <= len(choices) <= len(LETTERS) or len(set(choices)) < len(choices):
         raise Problem(
@@ -106,7 +108,9 @@ def checked(row: dict[str, Any], where: str) -> Question:
 
 
 def hub_questions() -> list[QuestionSet]:
-    """Those of SAEBench: WMDP-bio, to be forgotten, and four subjects of MMLU.
+    """Those of SAEBench: WMDP-bio, to be forgotten, and four subjects of MMLU, all rows as they are.
+
+    SAEBench also asks a question that has the same choice twice.
 
     Raises:
         Problem: the hub cannot be reached.
@@ -123,9 +127,8 @@ def hub_questions() -> list[QuestionSet]:
                 found=f"{type(error).__name__}: {error}",
                 do="name files of questions with --questions",
             ) from error
-        subject = "biology" if name == WMDP else name.replace("_", " ")
-        questions = tuple(checked(row, f"{repository}, {part}, row {i}") for i, row in enumerate(rows))
-        found.append(QuestionSet(name, subject, questions))
+        questions = tuple(Question(row["question"], tuple(row["choices"]), row["answer"]) for row in rows)
+        found.append(QuestionSet(name, subject_of(name), questions))
     return found
 
 

@@ -51,15 +51,8 @@ def rmu(lm: LanguageModel, forget: Rows, retain: Rows, config: RMUConfig, progre
     rate, and steps would be lost.
 
     Raises:
-        Problem: no parameter has such a name, there is no text to train on, or the loss is not finite.
+        Problem: no parameter has such a name, or the loss is not finite.
     """
-    if not (len(forget.tokens) and len(retain.tokens)):
-        raise Problem(
-            "RMU has no text to train on.",
-            expected="a row of each text beside those on which the loss is measured",
-            found=f"{len(forget.tokens)} of the text to forget, {len(retain.tokens)} of that to retain",
-            do="give more text",
-        )
     model = copy.deepcopy(lm.model)
     trained = _parameters(model, config)
     masters = [parameter.detach().to(torch.float32, copy=True) for parameter in trained]

@@ -31,7 +31,7 @@ from store.files import digest, write_json
 from store.problem import Problem
 from store.progress import SILENT, Progress
 
-UNLEARN_VERSION = 2
+UNLEARN_VERSION = 3
 """Raised whenever a change to this code changes a number."""
 RMU = "rmu"
 
@@ -116,8 +116,10 @@ class _Session:
     layer: int
     scoring: Scoring
     config: UnlearnConfig
-    forget: Rows
-    retain: Rows
+    judged: Mapping[str, Rows]
+    """Text to forget and to retain, on which the loss is measured."""
+    others: Mapping[str, Rows]
+    """More of both, on which latents are chosen and RMU is trained."""
     asked: Mapping[str, Sequence[Asked]]
     """By set, the known questions."""
     facts: Mapping[str, Any]
@@ -134,9 +136,10 @@ class _Session:
         progress: Progress,
     ) -> _Session:
         """Pack the texts and find out what the model knows."""
-        forget, retain = (
-            pack(texts, lm, store.context, config.rows, config.seed) for texts in (material.forget, material.retain)
-        )
+        judged, others = {}, {}
+        for kind, texts in {"forget": material.forget, "retain": material.retain}.items():
+            rows = pack(texts, lm, store.context, config.rows + config.loss_rows, config.seed)
+            judged[kind], others[kind] = rows.parted(config.loss_rows)
         scoring, splice = scoring_of(config.scoring, lm), Splice(lm, layer)
         places = {each.name: known(splice, scoring, each, config.batch_rows, progress) for each in material.questions}
         counts = {
@@ -147,12 +150,12 @@ class _Session:
         asked = {each.name: ask(scoring, each, places[each.name], every_order=False) for each in material.questions}
         facts = {
             "context": store.context,
-            "forget_rows": len(forget.tokens),
-            "retain_rows": len(retain.tokens),
+            **{f"{kind}_rows": len(rows.tokens) for kind, rows in others.items()},
+            **{f"{kind}_loss_rows": len(rows.tokens) for kind, rows in judged.items()},
             "questions": counts,
             "forget_set": material.forget_set,
         }
-        return cls(lm, layer, scoring, config, forget, retain, asked, facts)
+        return cls(lm, layer, scoring, config, judged, others, asked, facts)
 
     def write(self, out: Path, fingerprint: str, subject: Subject | None, progress: Progress) -> dict[str, Any]:
         """Make and keep `unlearning.json` of a subject; of RMU without one."""
@@ -164,9 +167,8 @@ class _Session:
     def _with_sae(self, fingerprint: str, subject: Subject, progress: Progress) -> Unlearning:
         """The sweep with one SAE."""
         splice, sae, size = Splice(self.lm, subject.layer), subject.load().to(self.lm.device), self.config.batch_rows
-        texts = {"forget": self.forget, "retain": self.retain}
         shares = {}
-        for name, rows in texts.items():
+        for name, rows in self.others.items():
             progress.start(f"firings of {subject.name} on {name} text", -(-len(rows.tokens) // size), "batches")
             shares[name] = firing_shares(sae, splice, rows, size, progress)
         settings = settings_of(self.config, shares["forget"], shares["retain"])
@@ -178,8 +180,7 @@ class _Session:
     def _with_rmu(self, fingerprint: str, progress: Progress) -> Unlearning:
         """RMU at the layer, and the untouched model beside it."""
         config = RMUConfig(self.layer, seed=self.config.seed)
-        to_forget, to_retain = (rows.after(self._judged(rows)) for rows in (self.forget, self.retain))
-        trained = rmu(self.lm, to_forget, to_retain, config, progress)
+        trained = rmu(self.lm, self.others["forget"], self.others["retain"], config, progress)
         baseline, changed = (
             self._outcomes(Splice(lm, self.layer), untouched, name, progress)[""]
             for name, lm in (("the untouched model", self.lm), ("RMU", trained))
@@ -195,10 +196,9 @@ class _Session:
             progress.start(f"{name} asked about {subject}", len(asked), "questions")
             right[subject] = accuracies(splice, self.scoring, asked, interventions, size, progress)
         texts = {}
-        for kind, rows in (("forget", self.forget), ("retain", self.retain)):
-            some = rows.first(self._judged(rows))
-            progress.start(f"loss of {name} on {kind} text", -(-len(some.tokens) // size), "batches")
-            texts[kind] = losses(splice, some, interventions, size, progress)
+        for kind, rows in self.judged.items():
+            progress.start(f"loss of {name} on {kind} text", -(-len(rows.tokens) // size), "batches")
+            texts[kind] = losses(splice, rows, interventions, size, progress)
         forget_set = self.facts["forget_set"]
         none = np.zeros(0, dtype=bool)
         return {
@@ -210,10 +210,6 @@ class _Session:
             )
             for key in texts["forget"]
         }
-
-    def _judged(self, rows: Rows) -> int:
-        """How many rows the loss is measured on; RMU trains on the others, half of them at least."""
-        return min(self.config.loss_rows, max(1, len(rows.tokens) // 2))
 
     def _unlearning(
         self,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -13,6 +15,7 @@ from torch import Tensor
 from stages.sae.model import SAE
 from stages.unlearn.clamp import Clamp, clamped
 from stages.unlearn.config import UnlearnConfig
+from stages.unlearn.estimate import Estimate
 from stages.unlearn.latents import select
 
 SIDE_EFFECTS = 0.99
@@ -76,29 +79,41 @@ class Clamps:
 class Outcome:
     """What an intervention did."""
 
-    accuracy: Mapping[str, float]
+    accuracy: Mapping[str, Estimate]
     """By set of questions, the share of the known ones that are still answered rightly."""
-    forget_accuracy: float
+    forget_accuracy: Estimate
     """That of the set to forget."""
-    retain_accuracy: float
+    retain_accuracy: Estimate
     """That of all other questions together."""
-    forget_loss: float
+    forget_loss: Estimate
     """Mean cross-entropy on the text to forget, in nats."""
-    retain_loss: float
+    retain_loss: Estimate
     """The same on the text to retain."""
+
+    def row(self) -> dict[str, Any]:
+        """Values by name, each with its standard error beside it: `forget_loss_se`; None where there is none."""
+        numbers = {
+            name: getattr(self, name) for name in ("forget_accuracy", "retain_accuracy", "forget_loss", "retain_loss")
+        }
+        return {
+            "accuracy": {name: each.value for name, each in self.accuracy.items()},
+            "accuracy_se": {name: each.error for name, each in self.accuracy.items()},
+            **{name: each.value for name, each in numbers.items()},
+            **{f"{name}_se": None if math.isnan(each.error) else each.error for name, each in numbers.items()},
+        }
 
 
 def outcome(
-    right: Mapping[str, Bool[np.ndarray, " known"]], forget: str, forget_loss: float, retain_loss: float
+    right: Mapping[str, Bool[np.ndarray, " known"]], forget: str, forget_loss: Estimate, retain_loss: Estimate
 ) -> Outcome:
     """Of which known questions are answered rightly, by set."""
     others = np.concatenate([values for name, values in right.items() if name != forget])
-    accuracy = {name: float(values.mean()) for name, values in right.items() if len(values)}
-    return Outcome(accuracy, float(right[forget].mean()), float(others.mean()), forget_loss, retain_loss)
+    accuracy = {name: Estimate.of_answers(values) for name, values in right.items() if len(values)}
+    return Outcome(accuracy, accuracy[forget], Estimate.of_answers(others), forget_loss, retain_loss)
 
 
 def unlearning_score(outcomes: Sequence[Outcome]) -> float:
     """SAEBench's: 1 minus the smallest accuracy on what is to be forgotten, of those that keep 99 % of the rest; 0
     where none does."""
-    enough = [each.forget_accuracy for each in outcomes if each.retain_accuracy >= SIDE_EFFECTS]
+    enough = [each.forget_accuracy.value for each in outcomes if each.retain_accuracy.value >= SIDE_EFFECTS]
     return 1.0 - min(enough, default=1.0)

@@ -46,13 +46,21 @@ class Rows:
         """Tokens of documents."""
         return int((self.segments >= 0).sum())
 
-    def first(self, n: int) -> Rows:
-        """The first n."""
-        return Rows(self.tokens[:n], self.segments[:n])
+    def parted(self, n: int) -> tuple[Rows, Rows]:
+        """The first n, or half of them where that is less, and the others.
 
-    def after(self, n: int) -> Rows:
-        """All but the first n."""
-        return Rows(self.tokens[n:], self.segments[n:])
+        Raises:
+            Problem: there is one row alone.
+        """
+        if len(self.tokens) < 2:
+            raise Problem(
+                "There is too little text to unlearn with.",
+                expected="two rows of each text: one on which the loss is measured, and another",
+                found=f"{len(self.tokens)} of {self.tokens.shape[1]} tokens",
+                do="give more text",
+            )
+        n = min(n, len(self.tokens) // 2)
+        return Rows(self.tokens[:n], self.segments[:n]), Rows(self.tokens[n:], self.segments[n:])
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All of them, in order."""

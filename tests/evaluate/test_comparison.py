@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,7 +14,7 @@ from stages.evaluate.catalogue import CATALOGUE, PROBED, REFERENCES, of_level, o
 from stages.evaluate.comparison import compare
 from stages.evaluate.definition import Definition
 from store.problem import Problem
-from tests.report.samples import write_sample
+from tests.report.samples import keep_replicates, write_sample
 
 RUNS: dict[str, dict[str, Any]] = {
     "topk/seed0": {"autocorrelation": 0.15},
@@ -66,6 +67,17 @@ def test_intervals_hold_95_percent(table: pd.DataFrame) -> None:
     assert (probe.value - probe.low, probe.high - probe.value) == pytest.approx((0.05, 0.06))
     assert (probe.untrained, probe.activations, probe.majority) == pytest.approx((0.5, 0.9, 0.22))
     assert pd.isna(row(table, "l0").low)
+
+
+def test_intervals_know_how_many_replicates_an_error_comes_from(tmp_path: Path) -> None:
+    errors = {"l0_se": 0.2, "lifetime_ratio_se": 0.003, "tcs_short_gain_se": 0.01}
+    results, _ = write_sample(tmp_path, {"topk/seed0": {"autocorrelation": 0.2, **errors}})
+    keep_replicates(results / "topk/seed0", {"l0": np.arange(200.0), "lifetime_ratio": np.arange(10.0)})
+    table = compare(results).set_index("metric")
+    assert table.high["l0"] - table.value["l0"] == pytest.approx(1.971957 * 0.2, rel=1e-6)
+    assert table.high["lifetime_ratio"] - table.value["lifetime_ratio"] == pytest.approx(2.262157 * 0.003, rel=1e-6)
+    assert table.gain_standard_error["tcs_short"] == 0.01
+    assert pd.isna(table.gain_standard_error["l0"])
 
 
 def test_the_three_files_hold_one_table(table: pd.DataFrame, results: Path) -> None:

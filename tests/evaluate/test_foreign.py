@@ -45,6 +45,17 @@ def saved_by_saelens(folder: Path, scene: Scene, hook: str = HOOK, model: str = 
     return folder
 
 
+def saved_by_gemma_scope(folder: Path, scene: Scene) -> Path:
+    """A file of Gemma Scope with the weights of our TopK run."""
+    ours = load(scene.runs["topk"] / "sae")
+    folder.mkdir(parents=True)
+    arrays = {name: tensor.numpy() for name, tensor in ours.state_dict().items()}
+    arrays["b_enc"] = arrays["b_enc"] - arrays["b_dec"] @ arrays["W_enc"]
+    scale = scene.store.statistics(LAYER).scale
+    np.savez(folder / "params.npz", threshold=np.full(D_SAE, 2.0 * scale / 10), **arrays)
+    return folder / "params.npz"
+
+
 def test_the_numbers_are_those_of_the_run_that_was_saved(scene: Scene, tmp_path: Path) -> None:
     theirs = results(scene, saved_by_saelens(tmp_path / "sae", scene), tmp_path / "theirs")
     ours = results(scene, scene.runs["topk"], tmp_path / "ours")
@@ -59,15 +70,56 @@ def test_the_numbers_are_those_of_the_run_that_was_saved(scene: Scene, tmp_path:
 
 def test_a_file_of_gemma_scope(scene: Scene, tmp_path: Path) -> None:
     """Its encoder reads activations as they are, so the bias takes in what ours subtracts first."""
-    ours = load(scene.runs["topk"] / "sae")
-    folder = tmp_path / "layer_99" / f"layer_{LAYER}" / "width_48" / "average_l0_4"
-    folder.mkdir(parents=True)
-    arrays = {name: tensor.numpy() for name, tensor in ours.state_dict().items()}
-    arrays["b_enc"] = arrays["b_enc"] - arrays["b_dec"] @ arrays["W_enc"]
-    np.savez(folder / "params.npz", threshold=np.full(D_SAE, 2.0 * scene.store.statistics(LAYER).scale / 10), **arrays)
-    found = results(scene, folder / "params.npz", tmp_path / "out")
-    assert foreign_name(folder / "params.npz") == "width_48-average_l0_4"
+    path = saved_by_gemma_scope(tmp_path / "layer_99" / f"layer_{LAYER}" / "width_48" / "average_l0_4", scene)
+    found = results(scene, path, tmp_path / "out")
+    assert foreign_name(path) == "width_48-average_l0_4"
     assert 0 < found["l0"] < D_SAE and found["smoothness_untrained"] > 0
+    core = json.loads((tmp_path / "out" / "core.json").read_text())
+    facts = core["eval_result_unstructured"]["training"]
+    assert f"blocks.{LAYER}.hook_resid_post" in facts["assumed"] and facts["hook_name"] is None
+
+
+@pytest.mark.parametrize(
+    ("folder", "word"),
+    [
+        (f"google/gemma-scope-2b-pt-mlp/layer_{LAYER}/width_48/average_l0_4", "mlp"),
+        (f"models--google--gemma-scope-2b-pt-att/snapshots/0/layer_{LAYER}/width_48/average_l0_4", "att"),
+        (f"res/gemma-scope-2b-pt-transcoders/layer_{LAYER}/width_48/average_l0_4", "transcoders"),
+        ("google/gemma-scope-2b-pt-res/embedding/width_48/average_l0_4", "embedding"),
+    ],
+)
+def test_a_file_of_gemma_scope_from_another_place_is_refused(
+    scene: Scene, tmp_path: Path, folder: str, word: str
+) -> None:
+    path = saved_by_gemma_scope(tmp_path / folder, scene)
+    with pytest.raises(Problem, match="does not read the residual stream") as problem:
+        results(scene, path, tmp_path / "out")
+    assert f"found: {word}" in str(problem.value)
+    (tmp_path / "linked.npz").symlink_to(path)
+    with pytest.raises(Problem, match="does not read the residual stream"):
+        ForeignSAE.read(tmp_path / "linked.npz", scene.store)
+
+
+def test_the_nearest_folder_says_what_a_file_of_gemma_scope_reads(scene: Scene, tmp_path: Path) -> None:
+    """In the hub's cache the path of a snapshot says it, and the file that it links to does not."""
+    blob = saved_by_gemma_scope(tmp_path / "mlp" / "models--google--gemma-scope-2b-pt-res" / "blobs", scene)
+    path = blob.parents[1] / "snapshots" / f"layer_{LAYER + 6}" / "params.npz"
+    path.parent.mkdir(parents=True)
+    path.symlink_to(blob)
+    assert ForeignSAE.read(path, scene.store).layer == LAYER + 6
+
+
+@pytest.mark.parametrize("hook", ["blocks.1.hook_mlp_out", HOOK])
+def test_an_old_name_of_the_hook_point_counts(scene: Scene, tmp_path: Path, hook: str) -> None:
+    path = saved_by_saelens(tmp_path / "sae", scene)
+    config = json.loads((path / "cfg.json").read_text())
+    del config["metadata"]
+    (path / "cfg.json").write_text(json.dumps({**config, "hook_point": hook, "model_name": "tiny"}))
+    if hook == HOOK:
+        assert ForeignSAE.read(path, ()).layer == LAYER
+    else:
+        with pytest.raises(Problem, match="a hook point that no store has"):
+            ForeignSAE.read(path, (LAYER,))
 
 
 def test_what_leaves_a_block_is_what_the_next_one_reads(scene: Scene, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from stages.evaluate.standard_error import standard_error
 from stages.evaluate.temporal.clusters import clusters
 from stages.evaluate.temporal.measure import Measure
 from stages.evaluate.temporal.patterns import Patterns
@@ -53,7 +54,7 @@ def test_independent_firings_live_as_long_as_chance_has_it() -> None:
     p = np.linspace(0.02, 0.6, 30)
     found = patterns(np.random.default_rng(0).random((*SHAPE, 30)) < p)
     assert found.lifetime.ratio == pytest.approx(1, abs=0.01)
-    assert found.lifetime.ratio_se < 0.01
+    assert standard_error(found.lifetime.replicates["lifetime_ratio"]) < 0.01
     assert all(decile["ratio"] == pytest.approx(1, abs=0.04) for decile in found.lifetime.deciles)
     assert [decile["tokens"] for decile in found.lifetime.deciles] == pytest.approx(
         [np.median(1 / (1 - values[:-1])) for values in np.split(p, 10)], rel=0.05

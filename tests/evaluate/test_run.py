@@ -15,10 +15,15 @@ import yaml
 
 import store as stores
 from stages.evaluate import run as run_module
+from stages.evaluate.bootstrap import REPLICATES
 from stages.evaluate.comparison import compare
 from stages.evaluate.config import EvaluateConfig
+from stages.evaluate.replicates import replicates_of
+from stages.evaluate.results import read_results
 from stages.evaluate.run import evaluate
+from stages.evaluate.standard_error import standard_error
 from stages.evaluate.temporal import consistency, signals
+from stages.evaluate.temporal.lifetimes import GROUPS
 from stages.evaluate.versions import CORE, PROBING, SUMMARY, TEMPORAL, VERSIONS, fingerprint
 from stages.language_model.config import ModelConfig
 from stages.language_model.model import LanguageModel, load
@@ -154,9 +159,9 @@ def test_temporal_json_and_its_numbers_in_the_summary(scene: Scene, tmp_path: Pa
     }
     for measure in temporal["measures"].values():
         assert set(measure) == {
-            *("latents", "tokens", "tcs", "tcs_se", "tcs_binary", "autocorrelation", "autocorrelation_firing_weighted"),
+            *("latents", "tokens", "tcs", "tcs_binary", "autocorrelation", "autocorrelation_firing_weighted"),
             *("slowness", "fsm_support", "fsm_magnitude", "persistence", "smoothness", "level_smoothness"),
-            *("fsm_support_se", "fsm_magnitude_se", "smoothness_se", "patterns"),
+            *("standard_errors", "patterns"),
         }
         assert set(measure["patterns"]) == {
             *("integrated_time", "position", "redundancy", "lifetime", "transitions", "lift", "clusters"),
@@ -169,16 +174,57 @@ def test_temporal_json_and_its_numbers_in_the_summary(scene: Scene, tmp_path: Pa
     everywhere += ("integrated_time", "position_correlation", "position_slope")
     of_firings = ("fsm_support", "fsm_magnitude", "lifetime_ratio")
     of_firings += ("turnover", "turnover_sentence_boundary", "turnover_document_boundary")
-    uncertain = ("tcs_short", "tcs_medium", "tcs_long", "smoothness", *of_firings[:4])
+    uncertain = ("tcs_short", "tcs_medium", "tcs_long", "slowness", "smoothness", *of_firings)
     expected = {f"{name}{s}" for name in everywhere for s in [*suffixes, "_gain"]}
     expected |= {f"{name}{s}" for name in of_firings for s in [*suffixes[:-1], "_gain"]}
-    expected |= {f"{name}_se" for name in uncertain}
+    expected |= {f"{name}{s}_se" for name in uncertain for s in ("", "_gain")}
     in_order = ("effective_rank", "high_correlation_share")
     expected |= {f"{name}{s}" for name in in_order for s in ("", "_untrained", "_activations")}
     found = {n for n in summary if n.startswith((*everywhere, *of_firings, *in_order, "lift"))}
     assert found == expected  # no `lift_edges`: too few pairs
-    assert summary["tcs_short"] is None
+    assert summary["tcs_short"] is summary["tcs_short_se"] is None
     assert summary["smoothness"] > 0
+
+
+def test_files_keep_the_replicates_of_which_summaries_have_the_standard_deviation(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consistency, "MIN_PAIRS", 5)
+    monkeypatch.setattr(signals, "MIN_FIRINGS", 1)
+    evaluate_all(scene, tmp_path)
+    core, summary, temporal = (
+        json.loads((tmp_path / "topk" / f"{name}.json").read_text()) for name in ("core", "summary", "temporal")
+    )
+    facts = core["eval_result_unstructured"]
+    assert set(facts["replicates"]) == set(facts["standard_errors"])
+    assert {"explained_variance_centred", "l0", "ce_loss_score", "kl_div_with_sae"} < set(facts["replicates"])
+    assert {"tcs_short", "smoothness", "lifetime_ratio", "tcs_short_gain", "slowness_gain"} < set(
+        temporal["replicates"]
+    )
+    for name, values in (facts["replicates"] | temporal["replicates"]).items():
+        assert len(values) == REPLICATES or (name.startswith("lifetime_ratio") and 1 < len(values) <= GROUPS), name
+        assert np.std(values, ddof=1) == pytest.approx(summary[f"{name}_se"], rel=1e-3, abs=1e-6), name
+        assert all(value == float(f"{value:.7g}") for value in values)
+    gain = np.array(temporal["replicates"]["tcs_short_gain"])
+    assert abs(gain.mean() - summary["tcs_short_gain"]) < 3 * summary["tcs_short_gain_se"]
+
+
+def test_two_evaluations_of_one_sae_differ_by_nothing_in_every_replicate(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consistency, "MIN_PAIRS", 5)
+    monkeypatch.setattr(signals, "MIN_FIRINGS", 1)
+    copy = tmp_path / "copy"
+    shutil.copytree(scene.runs["topk"], copy)
+    facts = json.loads((copy / "training.json").read_text())
+    (copy / "training.json").write_text(json.dumps(facts | {"variant": "another"}))
+    for name, folder in {"one": scene.runs["topk"], "two": copy}.items():
+        evaluate([(folder, tmp_path / "results" / name)], scene.store.path, scene.lm_config, CONFIG)
+    one, two = map(replicates_of, read_results(tmp_path / "results"))
+    assert one.keys() == two.keys() > {"tcs_short", "l0", "ce_loss_score", "lifetime_ratio"}
+    for name, replicates in one.items():
+        assert replicates.pairs_with(two[name])
+        assert standard_error(replicates.values - two[name].values) == 0
 
 
 def test_the_comparison_has_every_number_of_the_summaries(
@@ -189,6 +235,7 @@ def test_the_comparison_has_every_number_of_the_summaries(
     evaluate_all(scene, tmp_path)
     table = compare(tmp_path)
     columns = {"": "value", "_se": "standard_error", "_inputs_permuted": "null_inputs_permuted", "_gain": "gain"}
+    columns |= {"_gain_se": "gain_standard_error"}
     columns |= {"_codes_permuted": "null_codes_permuted", "_untrained": "untrained", "_activations": "activations"}
     for name in scene.runs:
         rows = table[table.run == name].set_index("metric")

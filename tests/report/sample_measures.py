@@ -48,7 +48,7 @@ def make_temporal(correlation: float | None) -> dict[str, Any] | None:
     }
     return {
         "format": "tsae-temporal",
-        "version": 2,
+        "version": 3,
         "fingerprint": fingerprint(TEMPORAL, DECIDED),
         "tokens": 90500,
         "rows": 720,
@@ -56,6 +56,7 @@ def make_temporal(correlation: float | None) -> dict[str, Any] | None:
         "min_pairs": MIN_PAIRS,
         "scales": scales,
         "measures": measures,
+        "replicates": {},
     }
 
 
@@ -72,19 +73,17 @@ def make_measure(correlation: float, pairs: list[int], fires: bool = True) -> di
         "latents": 2291,
         "tokens": 90500,
         "tcs": tcs,
-        "tcs_se": {scale: ERRORS[f"tcs_{scale}"] for scale in SCALES},
         "tcs_binary": tcs if fires else dict.fromkeys(SCALES),
         "autocorrelation": known,
         "autocorrelation_firing_weighted": known if fires else [None] * len(known),
         "slowness": 2 * (1 - correlation),
         "fsm_support": 0.1 + 0.3 * correlation if fires else None,
         "fsm_magnitude": 0.5 + 0.3 * correlation if fires else None,
-        **{f"{name}_se": ERRORS[name] if fires else None for name in ("fsm_support", "fsm_magnitude")},
         "persistence": {d: known[int(d) - 1] if fires else None for d in ("1", "4", "16", "64")},
         "smoothness": 0.2 - 0.1 * correlation,
-        "smoothness_se": ERRORS["smoothness"],
         "level_smoothness": [],
         "patterns": make_patterns(correlation, fires),
+        "standard_errors": ERRORS if fires else {name: error for name, error in ERRORS.items() if "fsm" not in name},
     }
 
 
@@ -100,8 +99,8 @@ def make_patterns(correlation: float, fires: bool) -> dict[str, Any]:
         }
         for i in range(10)
     ]
-    lifetime = {"tokens": 1.2, "ratio": 1 + correlation, "ratio_se": 0.003, "geometric": 1.2, "deciles": deciles}
-    transitions = {"on": 0.01, "stay": 0.2, "turnover": 0.9 - correlation, "turnover_se": 0.001}
+    lifetime = {"tokens": 1.2, "ratio": 1 + correlation, "geometric": 1.2, "deciles": deciles}
+    transitions = {"on": 0.01, "stay": 0.2, "turnover": 0.9 - correlation}
     transitions |= {"turnover_interior": 0.89 - correlation, "turnover_sentence_boundary": 0.93 - correlation}
     transitions |= {
         "turnover_document_boundary": 0.97 - correlation,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from stages.evaluate.versions import CORE, fingerprint
 from tests.report.sample_measures import DECIDED, DIGEST, flat, flat_probes, make_probing, make_temporal
 
 
@@ -22,6 +23,16 @@ def write_sample(root: Path, runs: dict[str, dict[str, Any]], steps: int = 4000)
         write_result(root / "results" / name, name, {**middling, **numbers}, steps)
         write_log(root / "runs" / name, {**middling, **numbers}, steps, seed=i)
     return root / "results", root / "runs"
+
+
+def keep_replicates(folder: Path, replicates: dict[str, np.ndarray], decided: dict[str, Any] | None = None) -> None:
+    """Let an evaluation be of this version, and keep replicates of numbers."""
+    core = json.loads((folder / "core.json").read_text())
+    facts = core["eval_result_unstructured"]
+    facts |= {"decided": facts["decided"] | (decided or {})}
+    facts |= {"replicates": {name: values.tolist() for name, values in replicates.items()}}
+    facts["fingerprint"] = fingerprint(CORE, facts["decided"])
+    (folder / "core.json").write_text(json.dumps(core))
 
 
 def write_result(folder: Path, name: str, numbers: dict[str, Any], steps: int) -> None:

@@ -62,7 +62,8 @@ def test_patterns_stand_beside_their_nulls_references_and_gains(page: str) -> No
     assert '<th scope="col">Lifetime against chance</th>' in lifetimes
     # Of warmup: 1 + 0.206, and shares of 0.206 in the nulls, as in the sample.
     expected = [1.206, 1 + 0.55 * 0.206, 1.103, 1 + 0.9 * 0.206]
-    cell = "".join(f"<small>{value:.4f}</small>" for value in expected)
+    error = "\u00a0±\u00a00.0030"
+    cell = "".join(f"<small>{value:.4f}{'' if i else error}</small>" for i, value in enumerate(expected))
     assert f"{cell}<small>—</small><small>+0.0103</small>" in lifetimes  # 0.45 - 0.4 of 0.206; no activations
     transitions = section(page, "What ends of sentences and documents do").partition("<details>")[0]
     assert "raw activations" not in transitions  # they have no firings
@@ -82,6 +83,24 @@ def test_claims_of_sources_stand_beside_what_came_out(page: str) -> None:
     assert "0 steps &amp; &lt;nothing&gt;<small>Gao et al. 2024" in claims
     assert "4,000 of 4,000" in claims and "0.8500" in claims and "58.0" in claims
     assert "not of a control" not in claims and "warmup" not in claims
+
+
+def test_what_a_source_reported_of_the_language_model_stands_beside_ours(tmp_path: Path) -> None:
+    said = "explained variance -0.785, L0 0, CE loss 18.0, KL score -0.528, CE score -0.572"
+    ours = {"ce_loss_with_sae": 3.1416, "ce_loss_score": 0.91, "kl_div_score": 0.83, "row": {"reported": said}}
+    other = {"ce_loss_with_sae": 3.2, "row": {"reported": "0 steps"}}
+    page = page_of(*write_sample(tmp_path, {"topk/seed0": ours, "wide/seed0": other}))
+    claims = section(page, "What was reported")
+    for label, numbers in {
+        "CE loss here": ("3.1416", "3.2000"),
+        "CE score here": ("0.9100", "0.9700"),
+        "KL score here": ("0.8300", "0.9610"),
+    }.items():
+        assert f'<th scope="col">{label}</th>' in claims
+        for number in numbers:
+            assert f'<td data-label="{label}"><span class="value">{number}</span></td>' in claims
+    without = page_of(*write_sample(tmp_path / "other", {"topk/seed0": other}))
+    assert not any(words in section(without, "What was reported") for words in ("CE loss", "CE score", "KL score"))
 
 
 def test_terms_are_the_catalogue_with_families_in_one_entry(page: str) -> None:

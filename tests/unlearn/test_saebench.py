@@ -15,6 +15,7 @@ from stages.language_model.splice import Splice
 from stages.sae.model import SAE
 from stages.sae.sparsifier import TopK
 from stages.unlearn.config import UnlearnConfig
+from stages.unlearn.estimate import Estimate
 from stages.unlearn.judge import accuracies, ask, untouched
 from stages.unlearn.latents import firing_shares
 from stages.unlearn.questions import WMDP, Question, QuestionSet
@@ -83,7 +84,8 @@ def test_the_sweep_equals_saebench(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         )
         for each in sets
     }
-    outcomes = {s.name: outcome({n: of[s.name] for n, of in right.items()}, WMDP, 0.0, 0.0) for s in settings}
+    loss = Estimate(0.0, 0.0)
+    outcomes = {s.name: outcome({n: of[s.name] for n, of in right.items()}, WMDP, loss, loss) for s in settings}
 
     random.seed(42)
     torch.manual_seed(42)
@@ -93,7 +95,8 @@ def test_the_sweep_equals_saebench(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(table) == len(settings)
     for row in table.to_dict("records"):
         key = f"{row['retain_thres']:g}/{row['n_features']:g}/{row['multiplier']:g}/1"
-        assert outcomes[key].retain_accuracy == pytest.approx(row["all_side_effects_mcq"])
-        assert outcomes[key].accuracy == pytest.approx({name: row[name] for name in names})
+        found = outcomes[key].row()
+        assert found["retain_accuracy"] == pytest.approx(row["all_side_effects_mcq"])
+        assert found["accuracy"] == pytest.approx({name: row[name] for name in names})
     assert unlearning_score(list(outcomes.values())) == pytest.approx(score)
-    assert len({each.forget_accuracy for each in outcomes.values()}) > 2
+    assert len({each.forget_accuracy.value for each in outcomes.values()}) > 2

@@ -16,15 +16,20 @@ import torch
 from stages.language_model.config import ModelConfig
 from stages.language_model.model import LanguageModel, load
 from stages.language_model.splice import Splice
+from stages.sae.model import SAE
+from stages.unlearn.estimate import Estimate
 from stages.unlearn.judge import known, losses, untouched
+from stages.unlearn.latents import firing_shares
 from stages.unlearn.questions import Question, QuestionSet
 from stages.unlearn.rmu import RMUConfig, rmu
 from stages.unlearn.scoring import CompletionScoring
+from stages.unlearn.sweep import outcome
 from stages.unlearn.text import Rows, pack
 from store.problem import Problem
 from tests.project import TinyProject
 from tests.schemas import saebench_schema
 from tests.tiny import SENTENCES, tiny_model_folder
+from tests.unlearn.articles import install_articles
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +65,38 @@ def test_completion_is_the_mean_log_probability_of_the_answer(lm: LanguageModel)
 
 def test_losses_are_those_of_the_model(lm: LanguageModel) -> None:
     rows = pack(list(SENTENCES) * 4, lm, 16, 6, seed=0)
-    total, count = 0.0, 0
+    sums, counts = [], []
     for tokens, segments in zip(rows.tokens.tolist(), rows.segments, strict=True):
         each = log_probabilities(lm, tokens)[torch.from_numpy(segments[1:] >= 0)]
-        total, count = total - each.sum().item(), count + len(each)
-    assert losses(Splice(lm, 1), rows, untouched, 4)[""] == pytest.approx(total / count, rel=1e-5)
+        sums.append(-each.sum().item())
+        counts.append(len(each))
+    mean, n = sum(sums) / sum(counts), len(sums)
+    spread = sum((s - mean * c) ** 2 for s, c in zip(sums, counts, strict=True))  # over rows
+    error = (n / (n - 1) * spread) ** 0.5 / sum(counts)
+    assert losses(Splice(lm, 1), rows, untouched, 4)[""] == pytest.approx((mean, error), rel=1e-4)
+
+
+def test_the_error_of_a_loss_counts_rows_and_not_tokens(lm: LanguageModel) -> None:
+    """Copies of a row, each with its loss, add no error; a single row knows none."""
+    rows = pack(list(SENTENCES) * 4, lm, 16, 1, seed=0)
+    assert np.isnan(losses(Splice(lm, 1), rows, untouched, 4)[""].error)
+    same = Rows(rows.tokens.repeat(3, 0), rows.segments.repeat(3, 0))
+    assert losses(Splice(lm, 1), same, untouched, 4)[""].error == pytest.approx(0, abs=1e-5)
+
+
+def test_accuracies_have_binomial_errors_and_a_single_row_none() -> None:
+    right = {"forget": np.arange(16) < 4, "one": np.arange(20) < 20, "two": np.arange(5) < 0}
+    found = outcome(right, "forget", Estimate(2.0, 0.5), Estimate(3.0, float("nan"))).row()
+    assert found["accuracy"] == {"forget": 0.25, "one": 1.0, "two": 0.0}
+    assert found["accuracy_se"] == {"forget": pytest.approx((0.25 * 0.75 / 16) ** 0.5), "one": 0.0, "two": 0.0}
+    assert (found["forget_accuracy"], found["forget_accuracy_se"]) == (0.25, found["accuracy_se"]["forget"])
+    assert (found["retain_accuracy"], found["retain_accuracy_se"]) == (0.8, pytest.approx((0.8 * 0.2 / 25) ** 0.5))
+    assert [found[f"{kind}_loss{part}"] for kind in ("forget", "retain") for part in ("", "_se")] == [
+        2.0,
+        0.5,
+        3.0,
+        None,
+    ]
 
 
 def test_rmu_misdirects_one_text_and_keeps_the_other(lm: LanguageModel) -> None:
@@ -147,10 +179,16 @@ def test_the_command(trained: TinyProject, tmp_path: Path) -> None:
     document = json.loads((trained.root / "results/tiny/topk/seed0/unlearning.json").read_text())
     jsonschema.validate(document, saebench_schema("unlearning"))
     found = document["eval_result_unstructured"]
+    assert all(f"{row['forget_accuracy']:.4f} ± {row['forget_accuracy_se']:.4f}" in out for row in found["sweep"])
+    assert f"{found['baseline']['retain_loss']:.4f} ± {found['baseline']['retain_loss_se']:.4f}" in out
     assert len(found["sweep"]) == 16
     assert found["baseline"]["forget_accuracy"] == found["baseline"]["retain_accuracy"] == 1.0
     assert len({row["forget_loss"] for row in found["sweep"]}) > 2
     counts = found["material"]["questions"]
+    for row in (found["baseline"], *found["sweep"]):
+        share, n = row["forget_accuracy"], counts["cells"]["known"]
+        assert row["forget_accuracy_se"] == pytest.approx((share * (1 - share) / n) ** 0.5)
+        assert 0 < row["forget_loss_se"] < row["forget_loss"] and 0 < row["retain_loss_se"] < row["retain_loss"]
     assert all(0 < each["known"] < each["questions"] for each in counts.values())
     assert set(found["scores_by_window"]) == {"1", "4"}
     (of_rmu,) = (json.loads(path.read_text()) for path in trained.root.glob("results/tiny/**/rmu/**/unlearning.json"))
@@ -158,25 +196,48 @@ def test_the_command(trained: TinyProject, tmp_path: Path) -> None:
     assert "finished before" in trained(*options)[1]
 
 
-def test_rmu_is_not_judged_on_the_text_that_it_was_trained_on(
+def test_nothing_is_judged_on_the_text_that_it_was_made_with(
     trained: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: dict[str, list[Rows]] = {"trained": [], "judged": []}
+    seen: dict[str, list[Rows]] = {"trained": [], "chosen": [], "judged": []}
+
+    def choosing(sae: SAE, splice: Splice, rows: Rows, *rest: Any) -> np.ndarray:
+        seen["chosen"].append(rows)
+        return firing_shares(sae, splice, rows, *rest)
 
     def noting(lm: LanguageModel, forget: Rows, retain: Rows, *rest: Any) -> LanguageModel:
         seen["trained"] += [forget, retain]
         return rmu(lm, forget, retain, *rest)
 
-    def judging(splice: Splice, rows: Rows, *rest: Any) -> dict[str, float]:
+    def judging(splice: Splice, rows: Rows, *rest: Any) -> dict[str, Estimate]:
         seen["judged"].append(rows)
         return losses(splice, rows, *rest)
 
+    monkeypatch.setattr("stages.unlearn.run.firing_shares", choosing)
     monkeypatch.setattr("stages.unlearn.run.rmu", noting)
     monkeypatch.setattr("stages.unlearn.run.losses", judging)
     status, _, err = trained("unlearn", "runs/tiny/topk/seed0", "--rmu", *write_material(tmp_path))
     assert status == 0, err
-    assert len(seen["trained"]) == 2 and len(seen["judged"]) == 6
-    assert not any(np.shares_memory(one.tokens, other.tokens) for one in seen["trained"] for other in seen["judged"])
+    assert len(seen["judged"]) == 6 and [len(rows.tokens) for rows in seen["chosen"]] == [8, 8]
+    for chosen, trained_on in zip(seen["chosen"], seen["trained"], strict=True):
+        assert chosen is trained_on
+        assert not any(np.shares_memory(chosen.tokens, other.tokens) for other in seen["judged"])
+
+
+def test_a_topic_of_the_corpus_is_forgotten(
+    trained: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the embedded profile has it by default: no file is named."""
+    profile = trained.params["profiles"]["tiny"]
+    profile["unlearn"] |= {"forget_topic": "Things", "questions_per_topic": 12}
+    profile["corpus"]["source"] = install_articles(tmp_path / "site", monkeypatch)
+    trained.save()
+    status, _, err = trained("unlearn", "runs/tiny/topk/seed0")
+    assert status == 0, err
+    document = json.loads((trained.root / "results/tiny/topk/seed0/unlearning.json").read_text())
+    material = document["eval_result_unstructured"]["material"]
+    assert material["forget_set"] == "Things" and set(material["questions"]) == {"Things", "Persons", "Places"}
+    assert all(count["questions"] == 12 for count in material["questions"].values())
 
 
 def test_no_score_where_nothing_is_known(trained: TinyProject, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -21,6 +22,8 @@ from stages.evaluate.core.definitions import DEFINITIONS, LATENTS, SCALARS
 from stages.evaluate.core.features import latent_metrics, misc_metrics, other_latent_metrics
 from stages.evaluate.core.splicing import Splicing
 from stages.evaluate.core.variance import Variance
+from stages.evaluate.replicates import kept
+from stages.evaluate.standard_error import standard_error
 from stages.evaluate.subject import Subject
 from stages.language_model.model import LanguageModel
 from stages.sae.model import SAE
@@ -95,6 +98,16 @@ class Reading:
         """By SAEBench's names, and those in `definitions`."""
         return self.variance.scalars | self.splicing.scalars
 
+    @property
+    def replicates(self) -> dict[str, Float[np.ndarray, " replicates"]]:
+        """Of these numbers in the bootstrap over documents, by the names of `summary.json`."""
+        return self.variance.replicates | self.splicing.replicates
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Standard errors, by the same names."""
+        return {name: standard_error(values) for name, values in self.replicates.items()}
+
     def metrics(self, latents: Mapping[str, Float[Tensor, " d_sae"]]) -> dict[str, dict[str, float]]:
         """SAEBench's categories, but for the counts of tokens."""
         found = {
@@ -103,7 +116,7 @@ class Reading:
         return found | {"misc_metrics": {name: finite(v) for name, v in misc_metrics(latents).items()}}
 
     def others(self) -> dict[str, Any]:
-        """What SAEBench has no place for: numbers with their definitions, standard errors, counts."""
+        """What SAEBench has no place for: numbers with their definitions, standard errors, replicates, counts."""
         latents = other_latent_metrics(self.variance)
         return {
             "other_definitions": {
@@ -113,7 +126,8 @@ class Reading:
                 name: {"values": rounded(values), "definition": LATENTS[name]} for name, values in latents.items()
             },
             "dead_latents": self.variance.dead_latents,
-            "standard_errors": {name: finite(value) for name, value in self.splicing.errors.items()},
+            "standard_errors": {name: finite(value) for name, value in self.errors.items()},
+            "replicates": kept(self.replicates),
             "tokens": {"reconstruction": self.splicing.tokens, "sparsity_variance": self.variance.tokens},
         }
 
@@ -138,7 +152,7 @@ class Reading:
             "l2_ratio": variance["l2_ratio"],
             **levels,
             **self.splicing.scalars,
-            **{f"{name}_se": value for name, value in self.splicing.errors.items()},
+            **{f"{name}_se": value for name, value in self.errors.items()},
             "variance_tokens": self.variance.tokens,
             "reconstruction_tokens": self.splicing.tokens,
         }

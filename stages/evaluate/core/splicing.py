@@ -8,15 +8,15 @@ time: float32 logits of 16 x 128 positions of a vocabulary of 262,144 would be 2
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from stages.evaluate.bootstrap import Draws, Sums
 from stages.evaluate.core.rows import Rows
-from stages.evaluate.standard_error import ratio_standard_error
 from stages.language_model.splice import Splice
 from stages.sae.model import SAE
 from store.progress import SILENT, Progress
@@ -28,65 +28,58 @@ LOGIT_BYTES = 128 * 2**20
 """Size of one float32 block of logits. Four are kept, and the model's head makes a fifth."""
 
 
-@dataclass
-class RowSums:
-    """Sums over the kept tokens of every row for one pass through the model."""
-
-    ce: list[Float[Tensor, " batch"]] = field(default_factory=list)
-    """Cross-entropy in nats."""
-    kl: list[Float[Tensor, " batch"]] = field(default_factory=list)
-    """KL divergence from the clean pass in nats."""
-
-
 class SplicingMeter:
-    """Row sums of every pass, and the counts they are divided by."""
+    """Sums over kept tokens of the cross-entropy and the KL divergence of every pass, and what divides them."""
 
-    def __init__(self) -> None:
-        self.passes: dict[str, RowSums] = {}
-        self.counts = RowSums()
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._counts = Sums(2, device)
+        self._passes: dict[str, Sums] = {}
 
     def add(
         self,
         losses: Mapping[str, tuple[Float[Tensor, " kept"], Float[Tensor, " kept"]]],
-        keep: Bool[Tensor, "batch seq"],
+        document: Int[Tensor, "batch seq"],
     ) -> None:
-        """Count one batch: for every pass the cross-entropy and the KL divergence of its kept positions.
+        """Count one batch: for every pass the cross-entropy and the KL divergence, in nats, of its kept positions.
 
         As in SAEBench, cross-entropy is masked by the token that a prediction is made at (a prediction *of* a
         separator counts), and a row's last position, which has no next token, counts for KL only.
         """
-        keep = keep.cpu()
+        keep = document >= 0
         has_next = keep.clone()
         has_next[:, -1] = False
-        self._append(self.counts, has_next.double(), keep.double())
+        counted = torch.stack([has_next[keep], torch.ones_like(has_next[keep])], dim=1).double()
+        draws = Draws.of(document[keep].cpu().numpy(), self._device)
+        self._counts.add(draws.by_run(counted), draws)
         for name, (ce, kl) in losses.items():
-            dense = torch.zeros(2, *keep.shape, dtype=torch.float64)
-            dense[:, keep] = torch.stack([ce, kl]).double().cpu()
-            self._append(self.passes.setdefault(name, RowSums()), dense[0] * has_next, dense[1])
-
-    @staticmethod
-    def _append(sums: RowSums, ce: Float[Tensor, "batch seq"], kl: Float[Tensor, "batch seq"]) -> None:
-        sums.ce.append(ce.sum(dim=1))
-        sums.kl.append(kl.sum(dim=1))
+            sums = self._passes.setdefault(name, Sums(2, self._device))
+            sums.add(draws.by_run(torch.stack([ce, kl], dim=1).double() * counted), draws)
 
     def finish(self, name: str) -> Splicing:
-        """SAEBench's scalars, and standard errors, of the SAE `name`."""
-        n_ce, n_kl = torch.cat(self.counts.ce), torch.cat(self.counts.kl)
-        ce, kl = ({p: torch.cat(getattr(s, part)) for p, s in self.passes.items()} for part in ("ce", "kl"))
+        """SAEBench's scalars, and their replicates, of the SAE `name`."""
+        everything = {each: _by_loss(sums) for each, sums in self._passes.items()}
+        n_ce, n_kl = _by_loss(self._counts)
+        ce, kl = ({each: sums[loss] for each, sums in everything.items()} for loss in (0, 1))
         ratios = {
-            "ce_loss_without_sae": (ce[CLEAN], n_ce),
-            "ce_loss_with_ablation": (ce[ABLATION], n_ce),
-            "ce_loss_with_sae": (ce[name], n_ce),
-            "ce_loss_score": (ce[ABLATION] - ce[name], ce[ABLATION] - ce[CLEAN]),
-            "kl_div_with_ablation": (kl[ABLATION], n_kl),
-            "kl_div_with_sae": (kl[name], n_kl),
-            "kl_div_score": (kl[ABLATION] - kl[name], kl[ABLATION]),
+            "ce_loss_without_sae": ce[CLEAN] / n_ce,
+            "ce_loss_with_ablation": ce[ABLATION] / n_ce,
+            "ce_loss_with_sae": ce[name] / n_ce,
+            "ce_loss_score": (ce[ABLATION] - ce[name]) / (ce[ABLATION] - ce[CLEAN]),
+            "kl_div_with_ablation": kl[ABLATION] / n_kl,
+            "kl_div_with_sae": kl[name] / n_kl,
+            "kl_div_score": (kl[ABLATION] - kl[name]) / kl[ABLATION],
         }
         return Splicing(
-            scalars={key: float(a.sum() / b.sum()) for key, (a, b) in ratios.items()},
-            errors={key: ratio_standard_error(a, b) for key, (a, b) in ratios.items()},
-            tokens=int(n_kl.sum()),
+            scalars={key: float(values[0]) for key, values in ratios.items()},
+            replicates={key: values[1:].cpu().numpy() for key, values in ratios.items()},
+            tokens=int(n_kl[0]),
         )
+
+
+def _by_loss(sums: Sums) -> Float[Tensor, "2 replicates+1"]:
+    """The sum of the sample, then those of the replicates."""
+    return torch.cat([sums.sample[None], sums.replicates]).T
 
 
 @dataclass(frozen=True)
@@ -95,8 +88,8 @@ class Splicing:
 
     scalars: dict[str, float]
     """By SAEBench's names. KL uses log_softmax and stays finite where SAEBench's log(softmax) underflows."""
-    errors: dict[str, float]
-    """Standard error of every scalar, with rows as clusters."""
+    replicates: dict[str, Float[np.ndarray, " replicates"]]
+    """The same in the bootstrap over documents."""
     tokens: int
     """Kept tokens."""
 
@@ -192,7 +185,7 @@ def reconstruction(
     SAEs `without_documents` get rows as SAEBench passes them: each is one document with BOS at position 0.
     """
     device = next(iter(saes.values())).W_dec.device
-    meter = SplicingMeter()
+    meter = SplicingMeter(device)
     compare = Comparison(splice)
     progress.start("cross-entropy and KL", len(batches), "batches")
     for rows in batches:
@@ -202,6 +195,6 @@ def reconstruction(
         if bool(keep.any()):
             targets = tokens.roll(-1, dims=1)[keep]
             states = final_states(splice, saes, tokens, document, without_documents)
-            meter.add(compare(states, targets), keep)
+            meter.add(compare(states, targets), document)
         progress.advance(1)
     return {name: meter.finish(name) for name in saes}

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from stages.evaluate.bootstrap import Draws, Sums
 from stages.evaluate.core.firings import FiringsByDefinition
 from stages.evaluate.core.rows import Rows
 from stages.sae.model import SAE
@@ -30,9 +31,10 @@ SMALL_VARIANCE = 1e-10
 class Inputs:
     """Statistics of the inputs of one batch that every SAE shares. Kept positions only, flattened."""
 
-    def __init__(self, x: Float[Tensor, "batch seq d"], keep: Bool[Tensor, "batch seq"]) -> None:
-        self.keep = keep
-        self.x = x[keep]
+    def __init__(self, x: Float[Tensor, "batch seq d"], document: Int[Tensor, "batch seq"]) -> None:
+        self.keep = document >= 0
+        self.draws = Draws.of(document[self.keep].cpu().numpy(), x.device)
+        self.x = x[self.keep]
         self.tokens = len(self.x)
         self.norm = self.x.norm(dim=-1)
         self.mean = self.x.mean(dim=0)
@@ -42,11 +44,13 @@ class Inputs:
 class InputMoments:
     """Running moments of the inputs: the denominators of the two explained variances."""
 
-    def __init__(self, d: int) -> None:
+    def __init__(self, d: int, device: torch.device) -> None:
         self.tokens = 0
         self.mean = torch.zeros(d, dtype=torch.float64)
         self.centred_squares = 0.0
         self.batch_squares: list[float] = []
+        self._offset: Tensor | None = None
+        self._drawn = Sums(2 + d, device)
 
     def add(self, inputs: Inputs) -> None:
         """Merge a batch (Chan, Golub and LeVeque 1979): exact also where the mean outweighs the spread."""
@@ -57,6 +61,22 @@ class InputMoments:
         self.mean += step * (inputs.tokens / total)
         self.tokens = total
         self.batch_squares.append(float(inputs.norm.double().square().mean()))
+        self._add_drawn(inputs)
+
+    def _add_drawn(self, inputs: Inputs) -> None:
+        """Sums of 1, of ‖x‖² and of x, less the mean of the first batch: they would lose digits to its size."""
+        if self._offset is None:
+            self._offset = inputs.mean
+        centred = inputs.x - self._offset
+        squares = centred.square().sum(dim=-1, keepdim=True)
+        columns = torch.cat([torch.ones_like(squares), squares, centred], dim=1)
+        self._drawn.add(inputs.draws.by_run(columns), inputs.draws)
+
+    @property
+    def replicates(self) -> tuple[Float[Tensor, " replicates"], Float[Tensor, " replicates"]]:
+        """Tokens, and the sum of their centred squares, in each replicate of the bootstrap over documents."""
+        tokens, squares = self._drawn.replicates[:, :2].unbind(dim=1)
+        return tokens, squares - self._drawn.replicates[:, 2:].square().sum(dim=1) / tokens
 
     @property
     def saebench_variance(self) -> float:
@@ -68,12 +88,13 @@ class InputMoments:
 class VarianceMeter:
     """Sums of one SAE's sparsity and variance metrics."""
 
-    def __init__(self, d_sae: int, levels: Sequence[int] = ()) -> None:
+    def __init__(self, d_sae: int, device: torch.device, levels: Sequence[int] = ()) -> None:
         """`levels` are the numbers of latents that Matryoshka levels use, from the first one on."""
         self.levels = levels
         self.level_residuals = [0.0] * len(levels)
         self.tokens = 0
         self.sums: dict[str, float] = {}
+        self._drawn = Sums(2, device)
         self.bias: list[float] = []
         self.batch_residual: list[float] = []
         self.firings = FiringsByDefinition.none(d_sae)
@@ -106,6 +127,8 @@ class VarianceMeter:
         }
         for name, values in per_token.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(values.double().sum())
+        both = torch.stack([per_token["mse_saelens"], per_token["l0_events"]], dim=1)
+        self._drawn.add(inputs.draws.by_run(both), inputs.draws)
         self.tokens += inputs.tokens
         product_mean = float(product.double().mean())
         squares_mean = float(y_norm.double().square().mean())
@@ -128,13 +151,18 @@ class VarianceMeter:
         scalars["explained_variance_centred"] = 1 - residual / variance if variance else math.nan
         constant = float(residual < SMALL_VARIANCE)
         scalars["explained_variance_saelens"] = constant if variance < SMALL_VARIANCE else 1 - residual / variance
-        return Variance(scalars, self.tokens, self.firings, self._finished_levels(moments))
+        return Variance(scalars, self.tokens, self.firings, self._finished_levels(moments), self._replicated(moments))
+
+    def _replicated(self, moments: InputMoments) -> dict[str, Float[np.ndarray, " replicates"]]:
+        (residual, l0), (tokens, variance) = self._drawn.replicates.unbind(dim=1), moments.replicates
+        found = {"explained_variance_centred": 1 - residual / variance, "l0": l0 / tokens}
+        return {name: values.cpu().numpy() for name, values in found.items()}
 
     def _finished_levels(self, moments: InputMoments) -> list[dict[str, float]]:
         density, found = self.firings.events.tokens / self.tokens, []
         for (first, last), residual in zip(spans_of(self.levels), self.level_residuals, strict=True):
             own = density[first:last]
-            explained = 1 - residual / moments.centred_squares
+            explained = 1 - residual / moments.centred_squares if moments.centred_squares else math.nan
             alive = float((own > 0).double().mean())
             found.append({"l0": float(own.sum()), "alive": alive, "explained_variance_centred": explained})
         return found
@@ -156,6 +184,8 @@ class Variance:
     levels: list[dict[str, float]]
     """For each Matryoshka level the active latents and the share alive of those that it adds, and the explained
     variance with those before it."""
+    replicates: dict[str, Float[np.ndarray, " replicates"]]
+    """In the bootstrap over documents, by the names of `summary.json`, whose `l0` is that of events."""
 
     @property
     def dead_latents(self) -> int:
@@ -178,14 +208,16 @@ def sparsity_variance(
     The activations of a batch are read once. `levels` are those of Matryoshka SAEs. SAEs `without_documents` get rows
     as SAEBench and SAELens pass them: each is one document with BOS at position 0.
     """
-    meters = {name: VarianceMeter(sae.W_dec.shape[0], (levels or {}).get(name, ())) for name, sae in saes.items()}
     device = next(iter(saes.values())).W_dec.device
-    moments = InputMoments(source.layers[layer])
+    meters = {
+        name: VarianceMeter(sae.W_dec.shape[0], device, (levels or {}).get(name, ())) for name, sae in saes.items()
+    }
+    moments = InputMoments(source.layers[layer], device)
     progress.start("variance and sparsity", len(batches), "batches")
     for rows in batches:
         document: Int[Tensor, "batch seq"] = torch.as_tensor(source.document(rows)).to(device)
         x = source.read(layer, rows).to(device).float()
-        inputs = Inputs(x, document >= 0)
+        inputs = Inputs(x, document)
         if inputs.tokens:
             moments.add(inputs)
             for name, sae in saes.items():

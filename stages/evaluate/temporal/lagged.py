@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,7 +26,11 @@ class LaggedSums:
     a signal whose mean far outweighs its spread should be centred first.
     """
 
-    def __init__(self, context: int, d: int, device: torch.device) -> None:
+    def __init__(
+        self, context: int, d: int, device: torch.device, weights: Float[np.ndarray, "scales context"] | None = None
+    ) -> None:
+        """`weights` of the lags, 0 at lag 0, are those of the products that `add` returns."""
+
         def zeros() -> Tensor:
             return torch.zeros(context, d, dtype=torch.float64, device=device)
 
@@ -36,22 +41,36 @@ class LaggedSums:
         self.squares = zeros()
         """Sum of h_t^2 + h_{t+lag}^2."""
         self._spectra: dict[int, Tensor] = {}
+        self._weights = torch.as_tensor(np.empty((0, context)) if weights is None else weights, device=device)
+        self._by_frequency: dict[int, Tensor] = {}
 
-    def add(self, h: Float[Tensor, "n d"], segments: Segments) -> None:
-        """Count the kept tokens of one batch."""
+    def add(self, h: Float[Tensor, "n d"], segments: Segments) -> Float[Tensor, "runs scales d"]:
+        """Count the kept tokens of one batch; by run, its sums of products weighted by lag."""
         self.heads += segments.heads(h)
         self.tails += segments.tails(h)
         squares = h.square()
         self.squares += segments.heads(squares).add_(segments.tails(squares))
         batch: dict[int, Tensor] = {}
-        for start, stop in segments.spans:
+        weighted = h.new_zeros(len(segments.spans), len(self._weights), h.shape[1])
+        for run, (start, stop) in enumerate(segments.spans):
             if stop - start > 1:
                 size = 2 ** math.ceil(math.log2(2 * (stop - start) - 1))
                 spectrum = _waves(size, h.device)[:, : stop - start] @ h[start:stop]
+                if len(self._weights):
+                    torch.mm(self._of_frequencies(size), spectrum.square(), out=weighted[run])
                 batch[size] = batch[size].addcmul_(spectrum, spectrum) if size in batch else spectrum.square_()
         for size, power in batch.items():
             total = power[: len(power) // 2].double() + power[len(power) // 2 :]
             self._spectra[size] = self._spectra[size] + total if size in self._spectra else total
+        return weighted
+
+    def _of_frequencies(self, size: int) -> Float[Tensor, "scales 2*frequencies"]:
+        """What turns squares of waves into weighted sums of products."""
+        if size not in self._by_frequency:
+            lags = min(self._weights.shape[1], size // 2)
+            found = self._weights[:, :lags] @ _inverse(size, self._weights.device)[:lags]
+            self._by_frequency[size] = torch.cat([found, found], dim=1).float()
+        return self._by_frequency[size]
 
     @property
     def products(self) -> Float[Tensor, "context d"]:

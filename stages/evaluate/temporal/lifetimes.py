@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from stages.evaluate.standard_error import jackknife_standard_error
+from stages.evaluate.standard_error import jackknife
 from stages.evaluate.temporal.segments import Segments
 from stages.sae.products import Selection
 
@@ -17,6 +18,8 @@ HORIZON = 64
 """Tokens up to which lifetimes are measured: about the longest runs of which documents in rows of 128 show the end."""
 DECILES = 10
 """Groups of latents of rising density, of equal size."""
+GROUPS = 10
+"""Groups of documents that the jackknife leaves out in turn: those of one last digit of their numbers."""
 
 
 @dataclass(frozen=True)
@@ -28,82 +31,77 @@ class Lifetime:
     """Mean length of a run up to `HORIZON`, by Kaplan and Meier."""
     ratio: float
     """The same over what independent firings of the same density would give: 1 where order does not matter."""
-    ratio_se: float
-    """Its jackknife standard error."""
     geometric: float
     """1 / (1 - P(1 -> 1)): the mean run of a two-state chain, without a horizon."""
     deciles: list[dict[str, float]]
     """The same, density and integrated autocorrelation time, by deciles of density: dense latents have long runs by
     chance."""
+    replicates: dict[str, Float[np.ndarray, " groups"]] = field(compare=False)
+    """Of the ratio, by its name in summaries: those of the jackknife over groups of documents."""
 
 
 class Lifetimes:
-    """Counts of the maximal runs of active tokens within documents, by length and latent, for every group of batches.
+    """Counts of the maximal runs of active tokens within documents, by length and latent, for every group of documents.
 
     A run that a document's last token in its row cuts off is censored: it lived at least so long. A run that is
     there at the first token is timed from it: exact where the document begins there or the latent is a chain
     without memory, the remaining life otherwise. Left out, latents that stay on for whole documents would have no
     lifetime at all; censored at their end, ends would be missing from the risk and every lifetime come out too long.
+
+    The standard error of the ratio is that of the delete-a-group jackknife over `GROUPS` groups of documents, which are
+    the same for every SAE of a store. The bootstrap would need these counts for each of its replicates. Of ten groups
+    an error has nine degrees of freedom: intervals take Student's t (2.26 errors to either side) in place of 1.96.
     """
 
     def __init__(self, d: int, context: int, device: torch.device) -> None:
         self.horizon = min(HORIZON, context - 1)
-        self._shape = (2, self.horizon, d)
-        self._runs = torch.zeros(self._shape, dtype=torch.int32, device=device)
-        self._firings = torch.zeros(d, dtype=torch.int64, device=device)
-        self._groups: list[tuple[Tensor, Tensor]] = []
+        self._runs = torch.zeros(GROUPS, 2, self.horizon, d, dtype=torch.int32, device=device)
+        self._firings = torch.zeros(GROUPS, d, dtype=torch.int64, device=device)
+        self._tokens = torch.zeros(GROUPS, dtype=torch.int64, device=device)
 
     def add(self, chosen: Selection, segments: Segments) -> None:
         """Count the kept tokens of one batch; `chosen` are the active latents of each."""
+        group = segments.by_token(segments.documents % GROUPS)
         runs = Runs.of(chosen, segments)
         lengths = runs.lengths.clamp(max=self.horizon) - 1
-        _, horizon, d = self._shape
-        places = (runs.censored * horizon + lengths) * d + runs.latents
-        self._runs += torch.bincount(places, minlength=self._runs.numel()).view(self._shape)
-        self._firings += torch.bincount(chosen.latents, minlength=d)
-
-    def end_group(self) -> None:
-        """Tell the jackknife that a group of batches is complete."""
-        self._groups.append((self._runs, self._firings))
-        self._runs, self._firings = torch.zeros_like(self._runs), torch.zeros_like(self._firings)
+        d = self._firings.shape[1]
+        _count(self._runs, ((group[runs.ends] * 2 + runs.censored) * self.horizon + lengths) * d + runs.latents)
+        _count(self._firings, group[chosen.tokens] * d + chosen.latents)
+        _count(self._tokens, group)
 
     @property
     def mean(self) -> Float[Tensor, " d"]:
         """By latent, the mean length of its runs up to the horizon."""
-        return restricted_mean(sum_of([runs for runs, _ in self._groups]))
+        return restricted_mean(self._runs.sum(dim=0))
 
-    def ratios(self, tokens: Int[Tensor, " groups"], left_out: int | None = None) -> Float[Tensor, " d"]:
+    def _ratio(self, left_out: int | None = None) -> Float[Tensor, " d"]:
         """By latent, the mean over that of independent firings, without one of the groups."""
-        kept = [i for i in range(len(self._groups)) if i != left_out]
-        density = sum_of([self._groups[i][1] for i in kept]).double() / tokens[kept].sum()
-        return restricted_mean(sum_of([self._groups[i][0] for i in kept])) / by_chance(density, self.horizon)
+        kept = [group for group in range(GROUPS) if group != left_out]
+        runs, firings, tokens = (each[kept].sum(dim=0) for each in (self._runs, self._firings, self._tokens))
+        return restricted_mean(runs) / by_chance(firings.double() / tokens, self.horizon)
 
-    def finish(
-        self,
-        tokens: Int[Tensor, " groups"],
-        staying: Float[Tensor, " d"],
-        integrated: Float[Tensor, " d"],
-    ) -> Lifetime:
-        """The lifetimes of everything counted: `tokens` are the kept ones of each group, `staying` each latent's
-        P(1 -> 1) and `integrated` its integrated autocorrelation time."""
-        groups = range(len(self._groups))
-        left_out = [float(self.ratios(tokens, i).nanmedian()) for i in groups] if len(groups) > 1 else []
+    def finish(self, staying: Float[Tensor, " d"], integrated: Float[Tensor, " d"]) -> Lifetime:
+        """The lifetimes of everything counted: `staying` is each latent's P(1 -> 1) and `integrated` its integrated
+        autocorrelation time."""
         columns = {
-            "density": sum_of([firings for _, firings in self._groups]).double() / tokens.sum(),
+            "density": self._firings.sum(dim=0).double() / self._tokens.sum(),
             "tokens": self.mean,
-            "ratio": self.ratios(tokens),
+            "ratio": self._ratio(),
             "geometric": 1 / (1 - staying),
             "integrated_time": integrated,
         }
+        medians = {name: float(columns[name].nanmedian()) for name in ("tokens", "ratio", "geometric")}
+        groups = self._tokens.nonzero()[:, 0].tolist()
+        left_out = [float(self._ratio(group).nanmedian()) for group in groups]
         by_density = columns["density"].argsort(stable=True).tensor_split(DECILES)
         return Lifetime(
-            **{name: float(columns[name].nanmedian()) for name in ("tokens", "ratio", "geometric")},
-            ratio_se=jackknife_standard_error(left_out),
+            **medians,
             deciles=[
                 {name: float(values[latents].nanmedian()) for name, values in columns.items()}
                 for latents in by_density
                 if len(latents)
             ],
+            replicates={"lifetime_ratio": jackknife(medians["ratio"], left_out)},
         )
 
 
@@ -113,6 +111,8 @@ class Runs:
 
     latents: Int[Tensor, " runs"]
     """Which latent."""
+    ends: Int[Tensor, " runs"]
+    """The last token."""
     lengths: Int[Tensor, " runs"]
     """How many tokens."""
     censored: Int[Tensor, " runs"]
@@ -128,7 +128,8 @@ class Runs:
         begins |= places.diff(prepend=places.new_full((1,), -2)) > 1
         first = begins.nonzero()[:, 0]
         behind = torch.cat([first[1:], first.new_full((1,), len(places))])[: len(first)]
-        return cls(places[first] // n, behind - first, (segments.after[tokens[behind - 1]] == 0).long())
+        ends = tokens[behind - 1]
+        return cls(places[first] // n, ends, behind - first, (segments.after[ends] == 0).long())
 
 
 def restricted_mean(runs: Int[Tensor, "2 horizon d"]) -> Float[Tensor, " d"]:
@@ -158,10 +159,10 @@ def integrated_time(correlation: Float[Tensor, "lags d"]) -> Float[Tensor, " d"]
     return (1 + 2 * correlation.where(positive, 0).sum(0)).where(correlation[0].isfinite(), torch.nan)
 
 
-def sum_of(tensors: list[Tensor]) -> Tensor:
-    """Their sum, int64."""
-    return torch.stack(tensors).sum(0, dtype=torch.int64)
+def _count(counts: Int[Tensor, "*counts"], places: Int[Tensor, " n"]) -> None:
+    """Add 1 at each of some places of the flattened counts."""
+    counts.view(-1).scatter_add_(0, places, counts.new_ones(1).expand(len(places)))
 
 
-NO_LIFETIME = Lifetime(math.nan, math.nan, math.nan, math.nan, [])
+NO_LIFETIME = Lifetime(math.nan, math.nan, math.nan, [], {"lifetime_ratio": np.full(GROUPS, math.nan)})
 """Where too few pairs of tokens are adjacent within a document."""

@@ -79,10 +79,10 @@ class Patterns:
         return found
 
     @property
-    def errors(self) -> dict[str, float]:
-        """Standard errors of scalars, by the names of these."""
-        found = {"lifetime_ratio": self.lifetime.ratio_se} if self.lifetime else {}
-        return found | ({"turnover": self.transitions.turnover_se} if self.transitions else {})
+    def replicates(self) -> dict[str, Float[np.ndarray, " replicates"]]:
+        """Replicates of scalars, by the names of these."""
+        found = self.lifetime.replicates if self.lifetime else {}
+        return found | (self.transitions.replicates if self.transitions else {})
 
 
 class PatternMeter:
@@ -115,11 +115,6 @@ class PatternMeter:
             if self._lift:
                 self._lift.add(active.to(h.dtype), _chosen(active) if few else fired, segments)
 
-    def end_group(self) -> None:
-        """Tell the jackknife that a group of batches is complete."""
-        self._lifetimes.end_group()
-        self._turnover.end_group()
-
     def finish(
         self,
         lags: Lags,
@@ -144,11 +139,10 @@ class PatternMeter:
         if firing is None:
             return plain
         enough = bool(lags.enough[1])
-        by_group = torch.as_tensor(lags.by_group[:, 0], device=mean.device)
         on, stay = chain(firing, int(lags.pairs[1]))
         return replace(
             plain,
-            lifetime=self._lifetimes.finish(by_group, stay, integrated) if enough else NO_LIFETIME,
+            lifetime=self._lifetimes.finish(stay, integrated) if enough else NO_LIFETIME,
             transitions=self._turnover.finish(on, stay) if enough else NO_TRANSITIONS,
             lift=self._lift.finish() if self._lift and enough else None,
             clusters=clusters(self._properties(tokens, mean, variance, correlation, firing)) if enough else NO_CLUSTERS,

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stages.evaluate.replicates import kept
+from stages.evaluate.standard_error import standard_error
 from stages.evaluate.temporal import consistency
-from stages.evaluate.temporal.consistency import SCALES, Lags, groups_of
+from stages.evaluate.temporal.consistency import SCALES, Lags
 from stages.evaluate.temporal.measure import Measure
 from stages.evaluate.temporal.segments import Segments
 from stages.evaluate.temporal.sentences import SentenceEnds
@@ -36,6 +38,8 @@ SUFFIXES = {
     "activations": "_activations",
 }
 """What `summary.json` adds to the names of the numbers of a measure."""
+Number = TypeVar("Number", float, np.ndarray)
+"""A number, or its replicates."""
 GAIN = ("codes", "codes_inputs_permuted", "untrained", "untrained_inputs_permuted")
 """Measures that a gain is made of, in the order of `gain`."""
 
@@ -55,7 +59,7 @@ class Temporal:
         """The content of `temporal.json`."""
         return {
             "format": "tsae-temporal",
-            "version": 2,
+            "version": 3,
             "fingerprint": fingerprint,
             "tokens": int(self.lags.pairs[0]),
             "rows": self.rows,
@@ -63,13 +67,15 @@ class Temporal:
             "min_pairs": consistency.MIN_PAIRS,
             "scales": {name: {"lags": list(lags), "used": self.lags.used(name)} for name, lags in SCALES.items()},
             "measures": {name: measure.document() for name, measure in self.measures.items()},
+            "replicates": kept(self.replicates),
         }
 
     def summary(self) -> dict[str, float]:
         """Flat numbers; NaN for one that does not exist.
 
-        `_se` are standard errors. `_gain` is what training made of the order of the tokens: how far codes differ from
-        their null of permuted inputs, less how far those of the untrained SAE differ from theirs.
+        `_gain` is what training made of the order of the tokens: how far codes differ from their null of permuted
+        inputs, less how far those of the untrained SAE differ from theirs. `_se` are standard errors, of the codes and
+        of the gains.
         """
         numbers = {
             name + suffix: value
@@ -77,16 +83,20 @@ class Temporal:
             for name, value in self.measures[measure].scalars.items()
             if not (measure == "activations" and name.startswith("fsm"))
         }
-        errors = {f"{name}_se": error for name, error in self.measures["codes"].errors.items()}
-        return numbers | errors | {f"{name}_gain": gain for name, gain in self._gains().items()}
+        codes, *others = (self.measures[name].scalars for name in GAIN)
+        names = [name for name in codes if all(name in other for other in others)]
+        numbers |= {f"{name}_gain": gain(codes[name], *(other[name] for other in others)) for name in names}
+        return numbers | {f"{name}_se": standard_error(values) for name, values in self.replicates.items()}
 
-    def _gains(self) -> dict[str, float]:
-        codes, null, untrained, untrained_null = (self.measures[name].scalars for name in GAIN)
-        names = [name for name in codes if name in null and name in untrained]
-        return {name: gain(codes[name], null[name], untrained[name], untrained_null[name]) for name in names}
+    @property
+    def replicates(self) -> dict[str, Float[np.ndarray, " replicates"]]:
+        """Replicates of numbers of the summary: of the codes and of the gains, whose four measures share documents."""
+        codes, *others = (self.measures[name].replicates for name in GAIN)
+        names = [name for name in codes if all(name in other for other in others)]
+        return codes | {f"{name}_gain": gain(codes[name], *(other[name] for other in others)) for name in names}
 
 
-def gain(codes: float, null: float, untrained: float, untrained_null: float) -> float:
+def gain(codes: Number, null: Number, untrained: Number, untrained_null: Number) -> Number:
     """What training made of the order of the tokens, from a number of the codes and of an untrained SAE's and from
     those of their nulls of permuted inputs."""
     return (codes - null) - (untrained - untrained_null)
@@ -113,21 +123,18 @@ def temporal(
     device = next(iter(saes.values())).W_dec.device
     fresh = references((blueprints[name] for name in saes), store, layer, batches[0], device)
     fresh_firings = count_firings(fresh, store, layer, batches, progress)
-    lags = Lags.of([Segments(store.document(rows), device).pairs for rows in batches])
+    lags = Lags.of(Segments(store.document(rows), device) for rows in batches)
     levels = levels or {}
     meters = {name: CodeMeters(CODES, sae, firings[name], lags, levels.get(name, ())) for name, sae in saes.items()}
     others = {key: CodeMeters(UNTRAINED, sae, fresh_firings[key], lags) for key, sae in fresh.items()}
     inputs = ActivationMeters(normalisation_of(store, layer).mean.to(device), lags)
     everything: list[ActivationMeters | CodeMeters] = [inputs, *meters.values(), *others.values()]
     progress.start("temporal metrics", len(batches), "batches")
-    for group in np.array_split(np.arange(len(batches)), groups_of(batches)):
-        for i in group:
-            batch = Batch.read(store, layer, batches[i], device, sentence_ends)
-            for meter in everything if len(batch.segments.positions) else ():
-                meter.add(batch)
-            progress.advance(1)
-        for meter in everything:
-            meter.end_group()
+    for each in batches:
+        batch = Batch.read(store, layer, each, device, sentence_ends)
+        for meter in everything if len(batch.segments.positions) else ():
+            meter.add(batch)
+        progress.advance(1)
     rows = sum(map(len, batches))
     shared = inputs.finish()
     measured = {key: meter.finish() for key, meter in others.items()}

@@ -6,11 +6,13 @@ from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from stages.evaluate.bootstrap import Draws
 from stages.sae.products import Selection
-from store.pairs import pairs_by_lag, runs_of
+from store.pairs import runs_of
 
 
 class Segments:
@@ -30,11 +32,13 @@ class Segments:
         self.context = document.shape[1]
         self.device = device
         keep = document >= 0
-        self._runs = np.where(keep, runs_of(document) + self.context * np.arange(len(document))[:, None], -1)
+        runs = runs_of(document) + self.context * np.arange(len(document))[:, None]
         self.positions = np.flatnonzero(keep)
         """int64 [n]: where the kept tokens are in the flattened batch."""
-        _, lengths = np.unique(self._runs[keep], return_counts=True)
-        stops = lengths.cumsum()
+        _, first, lengths = np.unique(runs[keep], return_index=True, return_counts=True)
+        self._lengths, stops = lengths, lengths.cumsum()
+        self.documents = document[keep][first]
+        """int [runs]: the document of every run."""
         self.spans = [(int(stop - length), int(stop)) for length, stop in zip(lengths, stops, strict=True)]
         """First token of every run, and the one after its last."""
         index = np.arange(len(self.positions))
@@ -46,9 +50,22 @@ class Segments:
         self._sentence_ends = torch.as_tensor(ends.flatten()[self.positions], device=device)
 
     @cached_property
-    def pairs(self) -> Int[np.ndarray, " context"]:
-        """By lag, the pairs of tokens of one run so far apart; index 0 counts tokens."""
-        return pairs_by_lag(self._runs)
+    def pairs(self) -> Int[np.ndarray, "runs context"]:
+        """By run and lag, the pairs of tokens so far apart; index 0 counts tokens."""
+        return np.maximum(self._lengths[:, None] - np.arange(self.context), 0)
+
+    @cached_property
+    def draws(self) -> Draws:
+        """How often each replicate of the bootstrap draws the runs."""
+        return Draws(self.documents, self._lengths, self.device)
+
+    def by_token(self, of_runs: Int[np.ndarray, " runs"]) -> Int[Tensor, " n"]:
+        """By token, what its run has."""
+        return torch.as_tensor(np.repeat(of_runs, self._lengths), device=self.device).long()
+
+    def by_first(self, values: Float[Tensor, " n-1"]) -> Float[Tensor, " runs"]:
+        """By run, the sum of what the pairs of a token and the next one have that begin in it; float64."""
+        return self.draws.by_run(F.pad(values.double(), (0, 1)))
 
     def heads(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "context d"]:
         """By lag, the sum of h over the tokens that are the first of a pair; float64."""

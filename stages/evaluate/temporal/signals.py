@@ -127,11 +127,6 @@ class CodeMeters:
         )
         return values, events > 0
 
-    def end_group(self) -> None:
-        """Tell the jackknife that a group of batches is complete."""
-        for meter in self._meters:
-            meter.end_group()
-
     def finish(self) -> dict[str, Measure]:
         """By name, the metrics of everything counted."""
         in_order, *permuted = [meter.finish() for meter in self._meters]
@@ -156,11 +151,6 @@ class ActivationMeters:
         always = torch.ones_like(tokens, dtype=torch.bool)
         in_order.add(tokens, always, batch.steps, batch.segments)
         permuted.add(tokens[batch.order], always, batch.permuted_steps, batch.segments)
-
-    def end_group(self) -> None:
-        """Tell the jackknife that a group of batches is complete."""
-        for meter in self._meters:
-            meter.end_group()
 
     def finish(self) -> dict[str, Measure]:
         """By name, the metrics of everything counted."""

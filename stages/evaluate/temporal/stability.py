@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from stages.evaluate.standard_error import GroupedRatio
+from stages.evaluate.bootstrap import Ratio
 from stages.evaluate.temporal.lagged import LaggedSums
 from stages.evaluate.temporal.segments import Segments
 
@@ -15,10 +15,10 @@ from stages.evaluate.temporal.segments import Segments
 class FeatureStability:
     """FSM over adjacent tokens of one document."""
 
-    def __init__(self) -> None:
-        self.support = GroupedRatio()
+    def __init__(self, device: torch.device) -> None:
+        self.support = Ratio(device)
         """Mean Jaccard index of the active sets of adjacent tokens, where not both are empty."""
-        self.change = GroupedRatio()
+        self.change = Ratio(device)
         """Mean |h_{t+1} - h_t| / (h_{t+1} + h_t) over adjacent tokens and latents that are active at both."""
 
     def add(self, h: Float[Tensor, "n d"], active: Bool[Tensor, "n d"], segments: Segments) -> None:
@@ -27,15 +27,13 @@ class FeatureStability:
         size = active.float().sum(dim=1)  # several times faster than the sum of booleans
         shared = both.float().sum(dim=1)
         union = (size[1:] + size[:-1] - shared) * segments.adjacent
-        self.support.add(float((shared[union > 0].double() / union[union > 0]).sum()), int((union > 0).sum()))
+        index = shared.double() / union.clamp(min=1)
+        self.support.add(segments.by_first(index), segments.by_first(union > 0), segments.draws)
         first = both.flatten().nonzero()[:, 0]
         earlier, later = h.flatten()[first], h.flatten()[first + h.shape[1]]
-        self.change.add(float(((later - earlier).abs() / (later + earlier)).double().sum()), len(first))
-
-    def end_group(self) -> None:
-        """Tell the jackknife that a group of batches is complete."""
-        self.support.end_group()
-        self.change.end_group()
+        change, counts = (later - earlier).abs() / (later + earlier), segments.by_first(shared)
+        changes = torch.segment_reduce(change.double(), "sum", lengths=counts.long())
+        self.change.add(changes, counts, segments.draws)
 
 
 class Smoothness:
@@ -46,8 +44,8 @@ class Smoothness:
     counts as no change.
     """
 
-    def __init__(self) -> None:
-        self.mean = GroupedRatio()
+    def __init__(self, device: torch.device) -> None:
+        self.mean = Ratio(device)
         """Over sequences."""
 
     def add(
@@ -55,10 +53,12 @@ class Smoothness:
     ) -> None:
         """Count the kept tokens of one batch; `steps` are the distances between inputs of adjacent tokens."""
         rates = (h[1:] - h[:-1]).abs_().mul_(steps.reciprocal().where(steps > 0, 0)[:, None])
-        for start, stop in segments.spans:
-            present = active[start:stop].any(dim=0)
-            if stop - start > 1 and bool(present.any()):
-                self.mean.add(float(rates[start : stop - 1].amax(dim=0)[present].double().mean()), 1)
+        means = h.new_full((len(segments.spans),), torch.nan, dtype=torch.float64)
+        for run, (start, stop) in enumerate(segments.spans):
+            if stop - start > 1:
+                present = active[start:stop].any(dim=0)
+                means[run] = rates[start : stop - 1].amax(dim=0)[present].double().mean()
+        self.mean.add(means.nan_to_num(), means.isfinite(), segments.draws)
 
 
 def persistence(active: LaggedSums, pairs: Int[np.ndarray, " context"], lag: int) -> float:

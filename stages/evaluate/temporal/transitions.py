@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from stages.evaluate.standard_error import GroupedRatio
+from stages.evaluate.bootstrap import NO_REPLICATES, Ratio
 from stages.evaluate.temporal.lagged import LaggedSums
 from stages.evaluate.temporal.segments import Segments
 
 KINDS = ("all", "interior", "sentence", "document")
 """Pairs of adjacent tokens: within documents; of these, within sentences and across the ends of sentences; of two
 documents in one row."""
+UNCERTAIN = {
+    "all": "turnover",
+    "sentence": "turnover_sentence_boundary",
+    "document": "turnover_document_boundary",
+}
+"""Of which there are replicates, and what summaries call them."""
 MIN_BOUNDARIES = 50
 """Ends of sentences, or of documents, that the turnover there needs."""
 
@@ -31,8 +38,6 @@ class Transitions:
     turnover: float
     """Mean |A_t xor A_{t+1}| / (|A_t| + |A_{t+1}|) of active sets A over adjacent tokens of a document: 0 where the
     set stays, 1 where nothing of it does."""
-    turnover_se: float
-    """Its jackknife standard error."""
     turnover_interior: float
     """The same without the ends of sentences."""
     turnover_sentence_boundary: float
@@ -43,13 +48,16 @@ class Transitions:
     """Turnover at the ends of sentences over that of the interior: 1 where they mean nothing."""
     response_document: float
     """Turnover at the ends of documents over that of the interior."""
+    replicates: dict[str, Float[np.ndarray, " replicates"]] = field(kw_only=True, compare=False)
+    """Of turnovers in the bootstrap over documents, by their names here; a pair across the end of a document counts as
+    often as the document that ends is drawn."""
 
 
 class Turnover:
     """Running sums over adjacent tokens."""
 
     def __init__(self, d: int, device: torch.device) -> None:
-        self._ratios = {kind: GroupedRatio() for kind in KINDS}
+        self._ratios = {kind: Ratio(device) for kind in KINDS}
         self._pairs = dict.fromkeys(KINDS, 0)
         self._sentence_changes = torch.zeros(d, dtype=torch.int64, device=device)
         self._document_changes = torch.zeros_like(self._sentence_changes)
@@ -59,20 +67,15 @@ class Turnover:
         size = active.float().sum(dim=1)
         shared = (active[1:] & active[:-1]).float().sum(dim=1).double()
         total = (size[1:] + size[:-1]).double()
-        share = 1 - 2 * shared / total
+        share = 1 - 2 * shared / total.clamp(min=1)
         sentence, document = segments.sentence_boundary, segments.document_boundary
         masks = (segments.adjacent, segments.adjacent & ~sentence, sentence, document)
         for kind, mask in zip(KINDS, masks, strict=True):
             counted = mask & (total > 0)
-            self._ratios[kind].add(float(share[counted].sum()), int(counted.sum()))
+            self._ratios[kind].add(segments.by_first(share * counted), segments.by_first(counted), segments.draws)
             self._pairs[kind] += int(mask.sum())
         self._sentence_changes += _changes(active, sentence)
         self._document_changes += _changes(active, document)
-
-    def end_group(self) -> None:
-        """Tell the jackknife that a group of batches is complete."""
-        for ratio in self._ratios.values():
-            ratio.end_group()
 
     def response(self, adjacent: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
         """By latent, the logarithm of how much more often than in the interior it changes at ends of sentences and
@@ -84,19 +87,20 @@ class Turnover:
 
     def finish(self, on: Float[Tensor, " d"], stay: Float[Tensor, " d"]) -> Transitions:
         """The transitions of everything counted; `on` and `stay` are P(0 -> 1) and P(1 -> 1) of each latent."""
-        whole, interior, sentence, document = (
-            self._ratios[kind].value if self._pairs[kind] >= MIN_BOUNDARIES else math.nan for kind in KINDS
-        )
+        found = {kind: ratio for kind, ratio in self._ratios.items() if self._pairs[kind] >= MIN_BOUNDARIES}
+        whole, interior, sentence, document = (found[kind].value if kind in found else math.nan for kind in KINDS)
         return Transitions(
             on=float(on.nanmedian()),
             stay=float(stay.nanmedian()),
             turnover=whole,
-            turnover_se=self._ratios["all"].standard_error,
             turnover_interior=interior,
             turnover_sentence_boundary=sentence,
             turnover_document_boundary=document,
             response_sentence=sentence / interior if interior else math.nan,
             response_document=document / interior if interior else math.nan,
+            replicates={
+                name: found[kind].replicates if kind in found else NO_REPLICATES for kind, name in UNCERTAIN.items()
+            },
         )
 
 
@@ -114,5 +118,5 @@ def _changes(active: Bool[Tensor, "n d"], pairs: Bool[Tensor, " n-1"]) -> Float[
     return (active[first] ^ active[first + 1]).sum(0)
 
 
-NO_TRANSITIONS = Transitions(*[math.nan] * 9)
+NO_TRANSITIONS = Transitions(*[math.nan] * 8, replicates=dict.fromkeys(UNCERTAIN.values(), NO_REPLICATES))
 """Where too few pairs of tokens are adjacent within a document."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stages.evaluate.core import splicing
-from stages.evaluate.core.splicing import ABLATION, CLEAN, Comparison, RowSums, SplicingMeter
+from stages.evaluate.core.splicing import ABLATION, CLEAN, Comparison, SplicingMeter
 from stages.evaluate.core.variance import sparsity_variance
 from tests.evaluate.core.seed_record import SEED, VOCABULARY
 from tests.evaluate.stand_ins import MemoryStore, dead_sae
@@ -28,13 +28,14 @@ def test_it_has_the_format_of_its_time() -> None:
 
 
 def test_its_scores_follow_from_its_losses() -> None:
-    meter = SplicingMeter()
-    tokens = torch.full((ROWS,), float(CONTEXT - 1), dtype=torch.float64)
+    meter = SplicingMeter(torch.device("cpu"))
+    tokens = torch.ones(ROWS * CONTEXT, dtype=torch.float64)
     names = {CLEAN: "without_sae", ABLATION: "with_ablation", "sae": "with_sae"}
-    for name, key in names.items():
-        ce, kl = PERFORMANCE[f"ce_loss_{key}"], BEHAVIOUR.get(f"kl_div_{key}", 0.0)
-        meter.passes[name] = RowSums([ce * tokens], [kl * tokens])
-    meter.counts = RowSums([tokens], [tokens])
+    losses = {
+        name: (PERFORMANCE[f"ce_loss_{key}"] * tokens, BEHAVIOUR.get(f"kl_div_{key}", 0.0) * tokens)
+        for name, key in names.items()
+    }
+    meter.add(losses, torch.arange(ROWS)[:, None].expand(ROWS, CONTEXT))
     found = meter.finish("sae").scalars
     for name, value in (BEHAVIOUR | PERFORMANCE).items():
         assert found[name] == pytest.approx(value, rel=1e-12), name

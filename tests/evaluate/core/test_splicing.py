@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from stages.evaluate.bootstrap import drawn
 from stages.evaluate.core import splicing
 from stages.evaluate.core.splicing import CLEAN, reconstruction
+from stages.evaluate.standard_error import standard_error
 from stages.language_model.config import ModelConfig
 from stages.language_model.decoder import decoder_layers
 from stages.language_model.model import LanguageModel, load
@@ -47,7 +50,21 @@ def test_equals_whole_forward_passes(lm: LanguageModel, store: MemoryStore, monk
         for key, value in expected.items():
             assert found[name].scalars[key] == pytest.approx(value, rel=1e-4, abs=1e-6), (name, key)
         assert found[name].tokens == int((store.document_ >= 0).sum())
-        assert all(error >= 0 for error in found[name].errors.values())
+        assert all(standard_error(values) >= 0 for values in found[name].replicates.values())
+
+
+def test_replicates_are_those_of_repeated_documents(lm: LanguageModel, store: MemoryStore) -> None:
+    """Rows, here a document each, as often as a replicate draws them."""
+    document = np.where(store.document_ >= 0, np.arange(ROWS)[:, None], -1)
+    rows = replace(store, document_=document)
+    saes, splice = {"sae": random_sae(D, 48, 0)}, Splice(lm, LAYER)
+    found = reconstruction(saes, splice, rows, BATCHES)["sae"].replicates
+    for replicate in (0, 3, 11):
+        again = np.repeat(np.arange(ROWS), drawn(np.arange(ROWS))[replicate])
+        expected = reconstruction(saes, splice, rows, [again])["sae"].scalars
+        assert {name: values[replicate] for name, values in found.items()} == pytest.approx(
+            expected, rel=1e-5, abs=1e-6
+        )
 
 
 def test_each_pass_runs_once_however_many_saes(
@@ -74,7 +91,7 @@ def test_an_identity_sae_changes_nothing(lm: LanguageModel, store: MemoryStore) 
     assert found.scalars["ce_loss_with_sae"] == pytest.approx(found.scalars["ce_loss_without_sae"], rel=1e-6)
     for score in ("ce_loss_score", "kl_div_score"):
         assert found.scalars[score] == pytest.approx(1, abs=1e-4)
-        assert found.errors[score] == pytest.approx(0, abs=1e-4)
+        assert standard_error(found.replicates[score]) == pytest.approx(0, abs=1e-4)
 
 
 def test_a_dead_sae_is_not_the_ablation_because_it_leaves_special_positions(
@@ -94,7 +111,7 @@ def test_zero_ablation_of_a_bias_free_model_guesses_uniformly(lm: LanguageModel,
     found = reconstruction({"sae": dead_sae(D, 8)}, Splice(lm, LAYER), store, BATCHES)["sae"]
     vocabulary = lm.model.config.get_text_config().vocab_size
     assert found.scalars["ce_loss_with_ablation"] == pytest.approx(math.log(vocabulary), rel=1e-5)
-    assert found.errors["ce_loss_with_ablation"] == pytest.approx(0, abs=1e-5)
+    assert standard_error(found.replicates["ce_loss_with_ablation"]) == pytest.approx(0, abs=1e-5)
 
 
 def test_kl_stays_finite_where_probabilities_underflow() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from stages.evaluate.bootstrap import drawn
 from stages.evaluate.core.features import latent_metrics, misc_metrics
 from stages.evaluate.core.variance import sparsity_variance
 from tests.evaluate.core import literal
@@ -57,6 +58,26 @@ def test_equals_the_literal_definitions(store: MemoryStore, seed: int, size: int
     assert found.tokens == int((store.document_ >= 0).sum())
 
 
+def test_replicates_are_those_of_repeated_documents(store: MemoryStore) -> None:
+    """Documents, of which rows hold several, alone in a row and as often as a replicate draws them."""
+    sae = random_sae(D, D_SAE, 0, scale=3.0)
+    found = sparsity_variance({"sae": sae}, store, 1, batches())["sae"].replicates
+    names = np.unique(store.document_[store.document_ >= 0])
+    for replicate in (0, 5, 42):
+        times = drawn(names)[replicate]
+        activations, document = [], []
+        for name in np.repeat(names, times):
+            for row in np.flatnonzero((store.document_ == name).any(axis=1)):
+                activations.append(store.activations[row])
+                document.append(np.where(store.document_[row] == name, len(document), -1))
+        again = MemoryStore(torch.stack(activations), None, np.stack(document))
+        expected = sparsity_variance({"sae": sae}, again, 1, [np.arange(len(document))])["sae"].scalars
+        assert found["explained_variance_centred"][replicate] == pytest.approx(
+            expected["explained_variance_centred"], rel=1e-5
+        )
+        assert found["l0"][replicate] == pytest.approx(expected["l0_events"], rel=1e-9)
+
+
 def test_several_saes_share_one_reading_and_do_not_touch_each_other(store: MemoryStore) -> None:
     saes = {"a": random_sae(D, D_SAE, 0, 3.0), "b": random_sae(D, 16, 1, 3.0), "dead": dead_sae(D, D_SAE)}
     together = sparsity_variance(saes, store, 1, batches())
@@ -101,6 +122,14 @@ def test_predicting_the_mean_explains_nothing_but_saebench_says_it_does(store: M
     found = sparsity_variance({"sae": sae}, store, 1, batches())["sae"].scalars
     assert found["explained_variance_centred"] == pytest.approx(0, abs=1e-5)
     assert found["explained_variance"] > 0.5
+
+
+def test_constant_inputs_leave_no_variance_to_explain_at_any_level(store: MemoryStore) -> None:
+    constant = MemoryStore(torch.ones_like(store.activations), None, store.document_)
+    sae = constant_sae(D, D_SAE, torch.ones(D))
+    found = sparsity_variance({"sae": sae}, constant, 1, batches(), levels={"sae": [8, D_SAE]})["sae"]
+    values = [found.scalars, *found.levels]
+    assert len(values) == 3 and all(math.isnan(each["explained_variance_centred"]) for each in values)
 
 
 def test_what_stands_at_special_positions_does_not_matter(store: MemoryStore) -> None:

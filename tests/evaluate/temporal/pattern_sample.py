@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from stages.evaluate.temporal.consistency import Lags, groups_of
+from stages.evaluate.temporal.consistency import Lags
 from stages.evaluate.temporal.measure import Measure, Meter
 from stages.evaluate.temporal.patterns import Crossed
 from stages.evaluate.temporal.segments import Segments
@@ -29,16 +29,14 @@ def measure_of(
     """Run a meter over batches; pairs of all latents are looked at."""
     d = h[0].shape[-1]
     latents = torch.arange(d) if latents is None else latents
-    lags = Lags.of([Segments(document, CPU).pairs for document in documents])
+    lags = Lags.of(Segments(document, CPU) for document in documents)
     firings = torch.as_tensor(kept([batch > 0 for batch in h], documents).sum(0)).double()
     meter = Meter(lags, d, CPU, fires, crossed=Crossed.of(latents, firings))
-    for group in np.array_split(np.arange(len(h)), groups_of(h)):
-        for i in group:
-            segments = Segments(documents[i], CPU, None if ends is None else ends[i])
-            tokens = segments.kept(torch.as_tensor(h[i]))
-            active = tokens > 0 if fires else torch.ones_like(tokens, dtype=torch.bool)
-            meter.add(tokens, active, torch.ones(len(tokens) - 1), segments)
-        meter.end_group()
+    for i, document in enumerate(documents):
+        segments = Segments(document, CPU, None if ends is None else ends[i])
+        tokens = segments.kept(torch.as_tensor(h[i]))
+        active = tokens > 0 if fires else torch.ones_like(tokens, dtype=torch.bool)
+        meter.add(tokens, active, torch.ones(len(tokens) - 1), segments)
     return meter.finish()
 
 
@@ -55,11 +53,10 @@ class Sample:
         self.a = [(h > 0).astype(np.float64) for h in self.h]
         self.exact = [h.astype(np.float64) for h in self.h]
 
-    def jackknife(self, estimate: Callable[..., float]) -> float:
-        """Standard error of an estimate from codes, firings, documents and ends of sentences."""
+    def jackknife(self, estimate: Callable[[list[np.ndarray], list[np.ndarray]], float], groups: int) -> float:
+        """Standard error of an estimate from firings and documents, without those of each last digit in turn."""
         left_out = []
-        for group in np.array_split(np.arange(len(self.h)), groups_of(self.h)):
-            rest = [i for i in range(len(self.h)) if i not in group]
-            parts = (self.exact, self.a, self.documents, self.ends)
-            left_out.append(estimate(*([part[i] for i in rest] for part in parts)))
-        return math.sqrt((len(left_out) - 1) * np.var(left_out))
+        for group in range(groups):
+            rest = [np.where(document % groups == group, -1, document) for document in self.documents]
+            left_out.append(estimate(self.a, rest))
+        return math.sqrt((groups - 1) * np.var(left_out))

@@ -57,17 +57,20 @@ def tcs(h: list[np.ndarray], documents: list[np.ndarray], used: dict[str, list[i
     return scores
 
 
-def measure(
-    h: list[np.ndarray], x: list[np.ndarray], documents: list[np.ndarray], min_pairs: int, groups: int
-) -> dict[str, object]:
+def lags_used(documents: list[np.ndarray], min_pairs: int) -> dict[str, list[int]]:
+    """By scale, those with enough pairs."""
+    pairs = [0, *count_pairs(documents)]
+    return {
+        scale: [lag for lag in range(first, min(last, len(pairs) - 1) + 1) if pairs[lag] >= min_pairs]
+        for scale, (first, last) in SCALES.items()
+    }
+
+
+def measure(h: list[np.ndarray], x: list[np.ndarray], documents: list[np.ndarray], min_pairs: int) -> dict[str, object]:
     """Everything in a measure of codes; `h` holds the counted latents only."""
     h = [np.asarray(a, np.float64) for a in h]
     a = [(b > 0).astype(np.float64) for b in h]
-    n_pairs = [0, *count_pairs(documents)]
-    used = {
-        s: [g for g in range(i, min(j, len(n_pairs) - 1) + 1) if n_pairs[g] >= min_pairs]
-        for s, (i, j) in SCALES.items()
-    }
+    n_pairs, used = [0, *count_pairs(documents)], lags_used(documents, min_pairs)
     tokens, firings = kept(h, documents), kept(a, documents).sum(0)
     mu, var = tokens.mean(0), tokens.var(0)
     correlation, weighted = [], []
@@ -82,7 +85,6 @@ def measure(
         "latents": tokens.shape[1],
         "tokens": len(tokens),
         "tcs": tcs(h, documents, used),
-        "tcs_se": jackknife(h, documents, used, groups),
         "tcs_binary": tcs(a, documents, used),
         "autocorrelation": correlation,
         "autocorrelation_firing_weighted": weighted,
@@ -95,19 +97,6 @@ def measure(
         },
         "smoothness": smoothness(h, x, documents),
     }
-
-
-def jackknife(h: list, documents: list, used: dict[str, list[int]], groups: int) -> dict[str, float]:
-    members = np.array_split(np.arange(len(h)), groups)
-    left_out = []
-    for group in members:
-        rest = [i for i in range(len(h)) if i not in group]
-        left_out.append(tcs([h[i] for i in rest], [documents[i] for i in rest], used))
-    errors = {}
-    for scale in used:
-        values = [estimate[scale] for estimate in left_out]
-        errors[scale] = math.sqrt((groups - 1) / groups * sum((v - mean(values)) ** 2 for v in values))
-    return errors
 
 
 def support(a: list, documents: list) -> float:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stages.evaluate.temporal import consistency
-from stages.evaluate.temporal.consistency import Lags, groups_of
+from stages.evaluate.temporal.consistency import Lags
 from stages.evaluate.temporal.lagged import LaggedSums
 from stages.evaluate.temporal.measure import Measure, Meter
 from stages.evaluate.temporal.segments import Segments
@@ -47,17 +47,19 @@ def codes(shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 def meter_of(h: list[np.ndarray], x: list[np.ndarray], documents: list[np.ndarray], fires: bool = True) -> Measure:
     """Run a meter over batches."""
-    lags = Lags.of([Segments(document, CPU).pairs for document in documents])
+    lags = Lags.of(Segments(document, CPU) for document in documents)
     meter = Meter(lags, h[0].shape[-1], CPU, fires)
-    for group in np.array_split(np.arange(len(h)), groups_of(h)):
-        for i in group:
-            segments = Segments(documents[i], CPU)
-            tokens = segments.kept(torch.as_tensor(x[i]))
-            codes = segments.kept(torch.as_tensor(h[i]))
-            active = codes > 0 if fires else torch.ones_like(codes, dtype=torch.bool)
-            meter.add(codes, active, (tokens[1:] - tokens[:-1]).norm(dim=1), segments)
-        meter.end_group()
+    for codes, inputs, document in zip(h, x, documents, strict=True):
+        add(meter, codes, inputs, document, fires)
     return meter.finish()
+
+
+def add(meter: Meter, h: np.ndarray, x: np.ndarray, document: np.ndarray, fires: bool = True) -> None:
+    """Count a batch."""
+    segments = Segments(document, CPU)
+    tokens, codes = segments.kept(torch.as_tensor(x)), segments.kept(torch.as_tensor(h))
+    active = codes > 0 if fires else torch.ones_like(codes, dtype=torch.bool)
+    meter.add(codes, active, (tokens[1:] - tokens[:-1]).norm(dim=1), segments)
 
 
 def measured(h: np.ndarray, document: np.ndarray | None = None, batch: int = 8) -> Measure:
@@ -87,7 +89,7 @@ def test_everything_equals_the_literal_definitions(context: int, n_batches: int,
         h[i][document < 0] = 1e6
         x[i][document < 0] = np.nan
     found = meter_of(h, x, documents)
-    expected = literal.measure(h, x, documents, 12, groups_of(h))
+    expected = literal.measure(h, x, documents, 12)
     assert math.isnan(found.autocorrelation[-1])  # too few pairs
     assert not math.isnan(found.tcs["medium"])
     for name, value in expected.items():
@@ -96,7 +98,7 @@ def test_everything_equals_the_literal_definitions(context: int, n_batches: int,
 
 def test_pairs_are_those_of_the_store_and_which_are_used_follows_from_documents(few_pairs: None) -> None:
     documents = [packed_documents(4, 40, seed) for seed in range(5)]
-    lags = Lags.of([Segments(document, CPU).pairs for document in documents])
+    lags = Lags.of(Segments(document, CPU) for document in documents)
     assert lags.pairs.tolist() == sum(pairs_by_lag(document) for document in documents).tolist()
     assert lags.pairs[1:].tolist() == literal.count_pairs(documents)
     assert lags.used("long") == [lag for lag in range(17, 40) if lags.pairs[lag] >= 12]
@@ -199,14 +201,18 @@ def test_standard_errors_are_the_spread_over_samples() -> None:
         level = rng.standard_normal((60, 1, 4))
         found.append(measured(level + rng.standard_normal((60, 40, 4)), batch=4))
     spread = np.std([m.tcs["short"] for m in found], ddof=1)
-    assert np.mean([m.tcs_se["short"] for m in found]) == pytest.approx(spread, rel=0.3)
+    assert np.mean([m.errors["tcs_short"] for m in found]) == pytest.approx(spread, rel=0.3)
 
 
 def test_without_latents_or_pairs_numbers_do_not_exist() -> None:
     empty = measured(np.zeros((64, 32, 0))).document()
     short = measured(codes((4, 32, 3), 0)).document()
     for found in (empty, short):
-        assert set(found["tcs"].values()) == set(found["tcs_se"].values()) == {None}
+        assert set(found["tcs"].values()) == {None}
+        errors = found["standard_errors"]
+        assert {errors[name] for name in ("tcs_short", "slowness", "fsm_support", "turnover", "lifetime_ratio")} == {
+            None
+        }
         assert set(found["autocorrelation"]) == set(found["persistence"].values()) == {None}
         assert found["slowness"] is found["fsm_support"] is None
     assert empty["latents"] == 0
@@ -223,4 +229,5 @@ def test_activations_have_no_firings() -> None:
     assert set(found["tcs_binary"].values()) == set(found["persistence"].values()) == {None}
     assert found["fsm_support"] is found["fsm_magnitude"] is None
     assert set(found["autocorrelation_firing_weighted"]) == {None}
-    assert found["tcs_se"]["short"] is None  # one group
+    assert found["standard_errors"]["tcs_short"] is None  # one document
+    assert "fsm_support" not in found["standard_errors"]

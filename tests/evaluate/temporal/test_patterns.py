@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from stages.evaluate.standard_error import standard_error
 from stages.evaluate.temporal import consistency, lifetimes, positions, transitions
-from stages.evaluate.temporal.lifetimes import integrated_time
+from stages.evaluate.temporal.lifetimes import GROUPS, integrated_time
 from stages.evaluate.temporal.positions import BandSums
 from stages.evaluate.temporal.segments import Segments
 from stages.evaluate.temporal.transitions import Turnover
 from tests.evaluate.temporal import patterns_literal as literal
-from tests.evaluate.temporal import temporal_literal
 from tests.evaluate.temporal.pattern_sample import CPU, D, Sample, measure_of
 from tests.evaluate.temporal.temporal_literal import kept
 from tests.evaluate.temporal.test_measure import codes
@@ -48,20 +48,8 @@ def test_lifetimes(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [decile["ratio"] for decile in found.deciles] == pytest.approx(ratios[by_density].tolist())
     assert found.tokens == pytest.approx(sorted(expected)[(D - 1) // 2])
     assert found.ratio == pytest.approx(sorted(ratios)[(D - 1) // 2])
-    error = sample.jackknife(lambda _, a, documents, __: sorted(literal.lifetime_ratio(a, documents, 9))[(D - 1) // 2])
-    assert found.ratio_se == pytest.approx(error)
-
-
-def test_standard_errors_leave_out_each_group_in_turn(sample: Sample) -> None:
-    errors = measure_of(sample.h, sample.documents, sample.ends).errors
-    expected = {
-        "fsm_support": lambda h, a, documents, ends: temporal_literal.support(a, documents),
-        "fsm_magnitude": lambda h, a, documents, ends: temporal_literal.magnitude(h, documents),
-        "turnover": lambda h, a, documents, ends: literal.turnover(a, documents, ends, "all")[0],
-    }
-    for name, estimate in expected.items():
-        assert errors[name] == pytest.approx(sample.jackknife(estimate), rel=1e-4), name
-    assert set(errors) == {*expected, "smoothness", "lifetime_ratio", "tcs_short", "tcs_medium", "tcs_long"}
+    error = sample.jackknife(lambda a, documents: sorted(literal.lifetime_ratio(a, documents, 9))[(D - 1) // 2], GROUPS)
+    assert standard_error(found.replicates["lifetime_ratio"]) == pytest.approx(error)
 
 
 def test_integrated_time_is_cut_at_the_first_lag_that_is_not_positive(sample: Sample) -> None:

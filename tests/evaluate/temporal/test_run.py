@@ -88,9 +88,9 @@ def test_windows_permuted_within_documents_score_as_their_null(store: MemoryStor
     permuted = run({"sae": sae}, replace(store, activations=moved))["sae"].measures["codes"]
     null, codes = original["codes_inputs_permuted"], original["codes"]
     for scale in ("short", "medium", "long"):
-        error = np.hypot(permuted.tcs_se[scale], null.tcs_se[scale])
+        error = np.hypot(permuted.errors[f"tcs_{scale}"], null.errors[f"tcs_{scale}"])
         assert abs(permuted.tcs[scale] - null.tcs[scale]) < 4 * error, scale
-    assert codes.tcs["short"] - null.tcs["short"] > 10 * codes.tcs_se["short"]
+    assert codes.tcs["short"] - null.tcs["short"] > 10 * codes.errors["tcs_short"]
     assert permuted.fsm_support == pytest.approx(null.fsm_support, rel=0.05)
     assert codes.fsm_support > 1.3 * null.fsm_support
     assert permuted.persistence["1"] == pytest.approx(null.persistence["1"], abs=0.02)
