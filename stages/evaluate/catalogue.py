@@ -55,6 +55,22 @@ RECONSTRUCTION = (
         "SAELens 6.54's mse: mean over kept tokens of ‖x - x̂‖²; SAEBench's divides each by the kept tokens of its "
         "batch.",
     ),
+    Definition(
+        "mse_saebench",
+        "Squared error, SAEBench",
+        "squared activations",
+        -1,
+        "SAEBench 0.6.0's mse: mean over kept tokens of ‖x - x̂‖² over the kept tokens of the batch.",
+    ),
+    Definition(
+        "relative_reconstruction_bias",
+        "Reconstruction bias",
+        "1",
+        0,
+        "Factor by which a batch's reconstructions had best be divided: Σ‖x̂‖² / Σ x·x̂, the mean over batches.",
+    ),
+    Definition("l2_norm_in", "Norm of activations", "activations", 0, "Mean norm of activations."),
+    Definition("l2_norm_out", "Norm of reconstructions", "activations", 0, "Mean norm of reconstructions."),
     Definition("cossim", "Cosine", "1", 1, "Mean cosine between activations and their reconstructions."),
     Definition(
         "l2_ratio", "Norm ratio", "1", 0, "Mean norm of reconstructions over that of activations: below 1 they shrink."
@@ -75,6 +91,13 @@ SPARSITY = (
         "latents a token",
         0,
         "Codes a token that are not 0: more than L0 where they are dense by construction.",
+    ),
+    Definition(
+        "l1_saebench",
+        "L1, SAEBench",
+        "activations",
+        0,
+        "SAEBench 0.6.0's l1: mean of the sum of codes with their signs.",
     ),
     Definition(
         "l1_saelens",
@@ -138,7 +161,10 @@ REFERENCES = {
         "The codes of the text in its order, themselves in random order within documents: the same as permuted inputs "
         "for an SAE of single tokens.",
     ),
-    "untrained": ("Untrained", "An SAE of the same parts and size as training would begin with it."),
+    "untrained": (
+        "Untrained",
+        "An SAE of the same parts and size as training would begin with it, with as many active latents.",
+    ),
     "activations": ("Raw activations", "The activations themselves, a dimension in place of a latent."),
     "majority": ("Most frequent class", "The accuracy of always telling the class that is most frequent in training."),
     "gain": (

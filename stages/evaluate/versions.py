@@ -13,7 +13,7 @@ PROBING = "probing.json"
 SUMMARY = "summary.json"
 """The flat numbers of the others."""
 
-VERSIONS = {CORE: 6, TEMPORAL: 5, PROBING: 4}
+VERSIONS = {CORE: 6, TEMPORAL: 5, PROBING: 5}
 """A version is raised when a change to the code changes a number in its file: that file is measured again, the others
 are kept. Where a number goes away all are raised, or `summary.json` would keep it."""
 

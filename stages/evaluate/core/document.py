@@ -143,13 +143,19 @@ class Reading:
             "explained_variance_saebench": variance["explained_variance"],
             "explained_variance_saelens": variance["explained_variance_saelens"],
             "explained_variance_legacy": variance["explained_variance_legacy"],
+            "mse_saebench": variance["mse"],
             "mse_saelens": variance["mse_saelens"],
             "l0": variance["l0_events"],
             "l0_codes": variance["l0"],
+            "l1_saebench": variance["l1"],
+            "l1_saelens": variance["l1_saelens"],
             "latents": len(self.variance.firings.events.tokens),
             "dead_latents": self.variance.dead_latents,
             "cossim": variance["cossim"],
             "l2_ratio": variance["l2_ratio"],
+            "l2_norm_in": variance["l2_norm_in"],
+            "l2_norm_out": variance["l2_norm_out"],
+            "relative_reconstruction_bias": variance["relative_reconstruction_bias"],
             **levels,
             **self.splicing.scalars,
             **{f"{name}_se": value for name, value in self.errors.items()},
@@ -195,6 +201,7 @@ class Core:
                 "fingerprint": fingerprint,
                 "decided": dict(self.decided),
                 **self.reading.others(),
+                "reading": self._read_with(),
                 **self._other_reading(),
                 "training": self.subject.facts,
                 "language_model": self.material.model,
@@ -206,6 +213,12 @@ class Core:
             "sae_lens_version": self.subject.sae_config.get("metadata", {}).get("sae_lens_version"),
             "sae_cfg_dict": self.subject.sae_config,
         }
+
+    def _read_with(self) -> str:
+        """What the SAE was told of documents for the numbers under SAEBench's names."""
+        if not self.sae.row.ordered:
+            return "token by token"
+        return "rows as one document each, as SAEBench passes them" if self.with_documents else "with documents"
 
     def _other_reading(self) -> dict[str, Any]:
         other = self.with_documents

@@ -30,18 +30,20 @@ class Crossed(NamedTuple):
     """Which."""
     latents: Int[Tensor, " crossed"]
     """Their numbers in the SAE."""
+    correlated: bool
+    """Whether at one token, too: the order of codes does not matter to that, so codes that are permuted need not."""
 
     @classmethod
-    def of(cls, latents: Int[Tensor, " d"], firings: Float[Tensor, " d"]) -> Crossed:
+    def of(cls, latents: Int[Tensor, " d"], firings: Float[Tensor, " d"], correlated: bool = True) -> Crossed:
         """The columns that fire most, as many as there is memory for; `latents` are the numbers of all columns."""
         columns = firings.topk(min(LIMIT, len(firings))).indices.sort().values
-        return cls(columns, latents[columns])
+        return cls(columns, latents[columns], correlated)
 
 
 @dataclass(frozen=True)
 class Patterns:
-    """Patterns of one signal; None for what it does not have: activations have no firings, and pairs of latents are
-    looked at only in the order of the text. A latent is active where it has an event, as in FSM and persistence."""
+    """Patterns of one signal; None for what it does not have: activations have no firings, and permuted codes correlate
+    as they do in the order of the text. A latent is active where it has an event, as in FSM and persistence."""
 
     integrated_time: float
     """Median over latents of the integrated autocorrelation time, in tokens."""
@@ -95,8 +97,7 @@ class PatternMeter:
         self._positions = PositionSums(context, d, device)
         self._lifetimes = Lifetimes(d, context, device)
         self._turnover = Turnover(d, device)
-        columns = crossed.columns if crossed else torch.empty(0, dtype=torch.int64, device=device)
-        self._covariance = Covariance(len(columns), device)
+        self._covariance = Covariance(len(crossed.columns), device) if crossed and crossed.correlated else None
         self._lift = LiftSums(crossed.latents) if crossed and fires else None
 
     def add(self, h: Float[Tensor, "n d"], active: Bool[Tensor, "n d"], segments: Segments) -> None:
@@ -111,7 +112,8 @@ class PatternMeter:
             few = len(self._crossed.columns) < h.shape[1]
             if few:
                 h, active = (each.index_select(1, self._crossed.columns) for each in (h, active))
-            self._covariance.add(h, _chosen(h != 0))
+            if self._covariance:
+                self._covariance.add(h, _chosen(h != 0))
             if self._lift:
                 self._lift.add(active.to(h.dtype), _chosen(active) if few else fired, segments)
 
@@ -130,7 +132,7 @@ class PatternMeter:
         plain = Patterns(
             integrated_time=float(integrated.nanmedian()),
             position=positions(self._bands, self._positions, tokens, mean, variance),
-            redundancy=self._covariance.finish() if self._crossed else None,
+            redundancy=self._covariance.finish() if self._covariance else None,
             lifetime=None,
             transitions=None,
             lift=None,

@@ -99,11 +99,13 @@ class CodeMeters:
         counts = firings >= MIN_FIRINGS
         self._counted = counts.nonzero()[:, 0].to(device)
         spans = spans_of([int(counts[:width].sum()) for width in levels])
-        in_order = Crossed.of(self._counted, firings.to(device)[self._counted])
+        crossed = Crossed.of(self._counted, firings.to(device)[self._counted])
+        alone = crossed._replace(correlated=False)
+        kinds = [crossed, crossed, alone] if sae.row.ordered else [crossed, alone]
         self._names = names
         self._meters = [
-            Meter(lags, len(self._counted), device, fires=True, levels=spans, crossed=None if i else in_order)
-            for i, _ in enumerate(names if sae.row.ordered else names[:2])
+            Meter(lags, len(self._counted), device, fires=True, levels=spans, crossed=kind)
+            for _, kind in zip(names, kinds, strict=False)
         ]
 
     def add(self, batch: Batch) -> None:

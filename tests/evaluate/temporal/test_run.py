@@ -157,7 +157,8 @@ def test_gain_is_what_order_adds_to_a_trained_sae_beyond_an_untrained_one(store:
     assert summary["turnover"] < summary["turnover_inputs_permuted"] - 0.05
     assert summary["turnover_document_boundary"] > summary["turnover"]
     assert summary["turnover_se"] < 0.05
-    assert summary["lift_edges"] > 0 and "lift_edges_codes_permuted" not in summary
+    assert summary["lift_edges"] > 10 + 3 * summary["lift_edges_codes_permuted"]
+    assert summary["effective_rank"] > 1 and "effective_rank_codes_permuted" not in summary
 
 
 def test_pairs_of_latents_have_the_numbers_of_the_sae(store: MemoryStore) -> None:
@@ -169,7 +170,7 @@ def test_pairs_of_latents_have_the_numbers_of_the_sae(store: MemoryStore) -> Non
     found = temporal({"sae": sae}, blueprints({"sae": sae}), {"sae": firings}, store, 1, BATCHES)["sae"].measures
     lift = found["codes"].patterns.lift
     assert lift.latents == 3 and (lift.top[0].first, lift.top[0].second) == (3, 7)
-    assert found["codes_permuted"].patterns.lift is None
+    assert lift.edges > 0 == found["codes_permuted"].patterns.lift.edges
 
 
 class Follows(SAE):
