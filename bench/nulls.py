@@ -2,8 +2,9 @@
 
     python -m bench.nulls [ROW ...]     a table a row of seed 0, from the rows that are there
 
-`inputs permuted` and `codes permuted` are the nulls; `untrained` is the same SAE before training, `activations` the
-same statistic of what it reads; `gain` is trained minus untrained, each less its null of permuted inputs.
+`inputs permuted` and `codes permuted` are the nulls; `untrained` is an SAE of the same kind and L0 before training,
+`activations` the same statistic of what it reads; `gain` is trained minus untrained, each less its null of permuted
+inputs.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.rows import ROOT, Job, command, read_rows
-from stages.evaluate.levels import Level, levels_of
+from stages.evaluate.levels import levels_of
 from stages.report.metric import FSM, TCS
 from stages.sae.table import load_variants
 
@@ -56,7 +56,11 @@ def table() -> str:
     missing = [name for name, row in rows.items() if not meets(row)]
     lines += ["", f"Outside of explained variance > {EXPLAINED} and L0 in {ACTIVE[0]}..{ACTIVE[1]}: "]
     lines[-1] += ", ".join(missing) or "none of these rows"
-    levels = [f"- `{name}`, {level.title}: {level.text}" for name, row in rows.items() for level in levels_in(row)]
+    levels = [
+        f"- `{name}`, {level.title}: {level.text}"
+        for name, row in rows.items()
+        for level in levels_of(row.get("summary", {}))
+    ]
     return "\n".join([*lines, "", *levels])
 
 
@@ -65,11 +69,6 @@ def meets(row: dict[str, Any]) -> bool:
     summary = row.get("summary", {})
     enough = (summary.get("explained_variance_centred") or 0.0) > EXPLAINED
     return enough and ACTIVE[0] <= (summary.get("l0") or 0.0) <= ACTIVE[1]
-
-
-def levels_in(row: dict[str, Any]) -> list[Level]:
-    """The Matryoshka levels of a row; those that collapsed say so."""
-    return levels_of(row.get("summary", {}))
 
 
 if __name__ == "__main__":

@@ -81,8 +81,6 @@ def evaluate_on_text(
 
 def _prepare(subject: Subject, out: Path, decided: Mapping[str, Any]) -> Task:
     everything = {**decided, "run": subject.identity}
-    if subject.levels:  # once they were not measured on text
-        everything["levels"] = subject.levels
     return Task.prepare(out, subject, everything, [CORE], suffix=f"-{fingerprint(CORE, everything)[:8]}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +87,10 @@ class TrainedRun(Subject):
             )
 
     def blueprint(self, sae: SAE, l0: float) -> Blueprint:
-        facts, row = self.facts, self._row
-        sparsifier, k = as_sparse(row.sparsifier, facts["k"] or 1, l0)
-        return Blueprint(sparsifier, row.parts, row.initialisation, facts["d_in"], facts["d_sae"], k, facts["context"])
+        facts = self.facts
+        sparsifier, k = as_sparse(self._row.sparsifier, facts["k"] or 1, l0)
+        row = replace(self._row, sparsifier=sparsifier)
+        return Blueprint.of(row, facts["d_in"], facts["d_sae"], k, facts["context"])
 
     @property
     def levels(self) -> list[int]:

@@ -83,6 +83,13 @@ class Scene:
             train(config, self.store, LAYER, self.runs[name])
 
 
+@pytest.fixture
+def few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The texts of these tests are short."""
+    monkeypatch.setattr(consistency, "MIN_PAIRS", 5)
+    monkeypatch.setattr(signals, "MIN_FIRINGS", 1)
+
+
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     torch.set_num_threads(1)
@@ -123,11 +130,8 @@ def test_batches_follow_from_the_heldout_rows_and_tokens_are_reported(scene: Sce
     assert summary["ce_loss_score_se"] > 0
 
 
-def test_together_or_alone_and_again_give_the_same_bytes(
-    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(consistency, "MIN_PAIRS", 5)
-    monkeypatch.setattr(signals, "MIN_FIRINGS", 1)
+@pytest.mark.usefixtures("few_are_enough")
+def test_together_or_alone_and_again_give_the_same_bytes(scene: Scene, tmp_path: Path) -> None:
     evaluate_all(scene, tmp_path / "together")
     [alone] = evaluate([(scene.runs["topk"], tmp_path / "alone")], scene.store.path, scene.lm_config, CONFIG)
     assert alone.did == "evaluated"
@@ -186,11 +190,8 @@ def test_temporal_json_and_its_numbers_in_the_summary(scene: Scene, tmp_path: Pa
     assert summary["smoothness"] > 0
 
 
-def test_files_keep_the_replicates_of_which_summaries_have_the_standard_deviation(
-    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(consistency, "MIN_PAIRS", 5)
-    monkeypatch.setattr(signals, "MIN_FIRINGS", 1)
+@pytest.mark.usefixtures("few_are_enough")
+def test_files_keep_the_replicates_of_which_summaries_have_the_standard_deviation(scene: Scene, tmp_path: Path) -> None:
     evaluate_all(scene, tmp_path)
     core, summary, temporal = (
         json.loads((tmp_path / "topk" / f"{name}.json").read_text()) for name in ("core", "summary", "temporal")
@@ -209,11 +210,8 @@ def test_files_keep_the_replicates_of_which_summaries_have_the_standard_deviatio
     assert abs(gain.mean() - summary["tcs_short_gain"]) < 3 * summary["tcs_short_gain_se"]
 
 
-def test_two_evaluations_of_one_sae_differ_by_nothing_in_every_replicate(
-    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(consistency, "MIN_PAIRS", 5)
-    monkeypatch.setattr(signals, "MIN_FIRINGS", 1)
+@pytest.mark.usefixtures("few_are_enough")
+def test_two_evaluations_of_one_sae_differ_by_nothing_in_every_replicate(scene: Scene, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(scene.runs["topk"], copy)
     facts = json.loads((copy / "training.json").read_text())
@@ -227,11 +225,8 @@ def test_two_evaluations_of_one_sae_differ_by_nothing_in_every_replicate(
         assert standard_error(replicates.values - two[name].values) == 0
 
 
-def test_the_comparison_has_every_number_of_the_summaries(
-    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(consistency, "MIN_PAIRS", 5)
-    monkeypatch.setattr(signals, "MIN_FIRINGS", 1)
+@pytest.mark.usefixtures("few_are_enough")
+def test_the_comparison_has_every_number_of_the_summaries(scene: Scene, tmp_path: Path) -> None:
     evaluate_all(scene, tmp_path)
     table = compare(tmp_path)
     columns = {"": "value", "_se": "standard_error", "_inputs_permuted": "null_inputs_permuted", "_gain": "gain"}

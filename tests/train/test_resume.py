@@ -22,12 +22,9 @@ from store.files import files_below
 from store.problem import Problem
 from tests.forks import ENVIRONMENT
 from tests.train import small
+from tests.train.interrupt import content, interrupted
 
 CHILD = Path(__file__).with_name("child.py")
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files_below(folder)}
 
 
 @pytest.fixture(scope="module")
@@ -77,30 +74,8 @@ def test_killed_training_ends_with_the_same_bits(
     assert content(folder) == content(tmp_path / "undisturbed")
 
 
-class Killed(BaseException):
-    pass
-
-
-class StopAt:
-    """A progress that ends the run after a step, as an interrupt from the keyboard would."""
-
-    def __init__(self, step: int) -> None:
-        self.left = step
-
-    def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
-        self.left -= done
-
-    def advance(self, amount: int) -> None:
-        self.left -= amount
-        if self.left <= 0:
-            raise Killed
-
-    def note(self, line: str) -> None: ...
-
-
 def stopped(folder: Path, activations: store.ActivationStore, step: int) -> None:
-    with pytest.raises(Killed):
-        train(small.killed_config("topk"), activations, small.LAYER, folder, StopAt(step))
+    interrupted(small.killed_config("topk"), activations, folder, step)
 
 
 def test_metrics_log_is_cut_back_to_the_checkpoint(activations: store.ActivationStore, tmp_path: Path) -> None:
@@ -111,7 +86,7 @@ def test_metrics_log_is_cut_back_to_the_checkpoint(activations: store.Activation
     with log.open("a") as file:
         file.write("2")  # a torn row
     (tmp_path / "run" / "metrics" / "metrics.json").write_text('{"torn')
-    stopped(tmp_path / "run", activations, 15)  # the checkpoint is at 14
+    stopped(tmp_path / "run", activations, 1)  # step 15: the checkpoint is at 14
     steps = [line.split("\t")[0] for line in log.read_text().splitlines()]
     assert steps == ["step", "0", "3", "6", "9", "12"]
 

@@ -34,10 +34,10 @@ class Crossed(NamedTuple):
     """Whether at one token, too: the order of codes does not matter to that, so codes that are permuted need not."""
 
     @classmethod
-    def of(cls, latents: Int[Tensor, " d"], firings: Float[Tensor, " d"], correlated: bool = True) -> Crossed:
+    def of(cls, latents: Int[Tensor, " d"], firings: Float[Tensor, " d"]) -> Crossed:
         """The columns that fire most, as many as there is memory for; `latents` are the numbers of all columns."""
         columns = firings.topk(min(LIMIT, len(firings))).indices.sort().values
-        return cls(columns, latents[columns], correlated)
+        return cls(columns, latents[columns], correlated=True)
 
 
 @dataclass(frozen=True)
