@@ -27,7 +27,7 @@ from pipeline import console
 from pipeline.params import Profile, read_params
 from pipeline.paths import Project, suffix_of
 from pipeline.train import layers_of
-from stages.evaluate.run import evaluate
+from stages.evaluate.run import TOGETHER, evaluate
 from stages.evaluate.versions import TEMPORAL, VERSIONS
 from stages.sae.table import find_variant, load_variants
 from stages.sae.variant import Variant
@@ -43,8 +43,6 @@ from store.problem import Problem
 ROOT = Path(__file__).parents[1]
 ROWS = RESULTS / "rows"
 STEPS = 8000
-TOGETHER = 4
-"""Rows that are evaluated together."""
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class BarProgress:
     def __init__(self) -> None:
         self._bars = Bars(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=10),
             _Done(),
             _Rate(),
@@ -100,7 +100,7 @@ class BarProgress:
             self._bars.advance(self._task, amount)
 
     def note(self, line: str) -> None:
-        self._bars.console.print(line)
+        self._bars.console.print(Text(printable(line)))
 
 
 class LineProgress:
@@ -135,7 +135,7 @@ class LineProgress:
         self.note(line)
 
     def note(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 def progress() -> BarProgress | LineProgress:

@@ -26,20 +26,19 @@ def run(name: str | None, runs: Sequence[Path], folder: str | None, model: str |
     from stages.evaluate.run import evaluate
 
     project, profile, asked = _asked(name, model)
-    runs = runs or asked
-    outs = [results_of(project, profile, run) for run in runs]
+    pairs = with_results(project, profile, runs or asked)
     with console.progress() as progress:
         results = evaluate(
-            list(zip(runs, outs, strict=True)),
+            pairs,
             project.store_to_read(profile, folder),
             profile.model,
             profile.evaluate,
             progress=progress,
         )
-    if runs == asked:
+        table = compare(project.evaluations(profile), progress)
+    if not runs or list(runs) == asked:
         write_json(project.metrics(profile), {result.name: result.summary for result in results})
-    _print(project, outs, results)
-    table = compare(project.evaluations(profile))
+    _print(project, pairs, results)
     files = project.show(project.evaluations(profile) / COMPARISON)
     print(f"{files}.parquet, .csv and .json: {table['run'].nunique()} runs, {len(table):,} rows")
 
@@ -57,18 +56,18 @@ def run_on_text(name: str | None, runs: Sequence[Path], folder: str | None, mode
             usage=True,
         )
     project, profile, asked = _asked(name, model)
-    outs = [results_of(project, profile, run) for run in runs or asked]
+    pairs = with_results(project, profile, runs or asked)
     source = CorpusConfig(str(text.absolute()), profile.corpus.text_column)
     with console.progress() as progress:
         results = evaluate_on_text(
-            list(zip(runs or asked, outs, strict=True)),
+            pairs,
             source,
             profile.harvest.context,
             profile.model,
             profile.evaluate,
             progress=progress,
         )
-    _print(project, outs, results)
+    _print(project, pairs, results)
 
 
 def _asked(name: str | None, model: str | None) -> tuple[Project, Profile, list[Path]]:
@@ -79,16 +78,34 @@ def _asked(name: str | None, model: str | None) -> tuple[Project, Profile, list[
     return project, profile, [project.run(profile, v, s) for v in params.run.variants for s in params.run.seeds]
 
 
-def _print(project: Project, outs: Sequence[Path], results: Sequence[EvaluationResult]) -> None:
-    for out, result in zip(outs, results, strict=True):
+def _print(project: Project, pairs: Sequence[tuple[Path, Path]], results: Sequence[EvaluationResult]) -> None:
+    for (_, out), result in zip(pairs, results, strict=True):
         print(f"{project.show(out)}: {result.did}")
         console.print_facts(result.facts())
 
 
-def results_of(project: Project, profile: Profile, path: Path) -> Path:
-    """`results/<profile>/<variant>/seed<k>` of a run, `results/<profile>/<name>/foreign` of another SAE."""
+def with_results(project: Project, profile: Profile, paths: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Each path once, with the folder of its results: `results/<profile>/<variant>/seed<k>` of a run,
+    `results/<profile>/<name>/foreign` of another SAE.
+
+    Raises:
+        Problem: two SAEs of elsewhere go by one name, so that one would take the other's results.
+    """
     from stages.evaluate.foreign import FOREIGN, foreign_name, is_foreign
 
-    if is_foreign(path):
-        return project.evaluations(profile) / foreign_name(path) / FOREIGN
-    return project.results(profile, path)
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if is_foreign(path):
+            out = project.evaluations(profile) / foreign_name(path) / FOREIGN
+        else:
+            out = project.results(profile, path)
+        if (other := found.setdefault(out, path)).resolve() != path.resolve():
+            raise Problem(
+                "Two SAEs go by one name.",
+                where=project.show(out),
+                expected="folders whose last names differ",
+                found=f"{other} and {path}",
+                do="rename one of these folders",
+                usage=True,
+            )
+    return [(path, out) for out, path in found.items()]

@@ -31,7 +31,7 @@ def run(
     """Harvest what the profile and the flags ask for, into the path that this content has."""
     from stages.harvest.estimate import estimate
     from stages.harvest.harvest import harvest
-    from stages.harvest.request import make_request
+    from stages.harvest.request import at_recorded_revision, make_request
 
     if workers and scheduler:
         raise Problem(
@@ -45,8 +45,11 @@ def run(
     with console.progress() as progress:
         plain, switched = choose_profile(params, name, model, layers)
         asked = with_flags(plain, model, layers, tokens)
+        flagged = asked != plain
+        stores = [local_folder(folder)] if folder else project.stores(asked)
+        asked = replace(asked, corpus=at_recorded_revision(asked.corpus, stores))
         request = make_request(asked.harvest, asked.model, asked.corpus, progress)
-        suffix = "" if asked == plain else suffix_of(digest(request))
+        suffix = suffix_of(digest(request)) if flagged else ""
         target = local_folder(folder) if folder else project.store(asked, suffix)
         if switched:
             made = "harvesting makes it the current one" if dry else "made it the current one"
@@ -109,10 +112,15 @@ def with_flags(profile: Profile, model: str | None, layers: Sequence[int], token
     """The profile as the flags change it."""
     profile = with_model(profile, model)
     if layers:
-        joined = "-".join(map(str, sorted(set(layers))))
+        joined = _joined(layers)
         same = joined == str(profile.harvest.layers)
         profile = replace(profile, harvest=profile.harvest if same else replace(profile.harvest, layers=joined))
     return replace(profile, corpus=replace(profile.corpus, tokens=tokens)) if tokens else profile
+
+
+def _joined(layers: Sequence[int]) -> str:
+    """Layers as params.yaml writes them: `5-8-11`."""
+    return "-".join(map(str, sorted(set(layers))))
 
 
 def choose_profile(params: Params, name: str | None, model: str | None, layers: Sequence[int]) -> tuple[Profile, bool]:
@@ -128,9 +136,11 @@ def choose_profile(params: Params, name: str | None, model: str | None, layers: 
     from stages.language_model.source import resolve
 
     profile = params.named(name)
-    if name is not None or not layers or max(layers) < n_layers(profile.model):
+    joined = _joined(layers)
+    if name is not None or not layers or joined == str(profile.harvest.layers):
         return profile, False
-    joined = "-".join(map(str, sorted(set(layers))))
+    if max(layers) < n_layers(profile.model):
+        return profile, False
     declared = [p for p in params.profiles.values() if str(p.harvest.layers) == joined]
     if len(declared) != 1:
         return profile, False

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from stages.evaluate.config import EvaluateConfig
@@ -43,10 +43,10 @@ class Profile:
 class Run:
     """What `dvc repro` trains and evaluates."""
 
-    variants: tuple[str, ...] = ("baseline", "topk")
+    variants: Annotated[tuple[str, ...], Field(min_length=1)] = ("baseline", "topk")
     """Names of rows in variants.yaml."""
 
-    seeds: tuple[int, ...] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     """One training a variant and seed."""
 
 
@@ -169,8 +169,8 @@ def use_profile(root: Path, name: str) -> Profile:
 
 
 def with_model(profile: Profile, source: str | None) -> Profile:
-    """The profile with another model in it: a hub id, a local folder or a GGUF file."""
+    """The profile with another model in it, a hub id, a local folder or a GGUF file, loaded as the profile's own is."""
     if source is None:
         return profile
     name = Path(source).resolve().name if Path(source).exists() else source
-    return replace(profile, model=ModelConfig(name=name, source=source))
+    return replace(profile, model=replace(profile.model, name=name, source=source, sha256=None))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.params import FILE, Profile
+from store.files import last_folders
 from store.problem import Problem
 from store.remote import is_url
 
@@ -36,6 +38,12 @@ class Project:
         """`data/stores/<profile>-L<layers>`."""
         return self.root / "data" / "stores" / f"{profile.name}-L{profile.harvest.layers}{suffix}"
 
+    def stores(self, profile: Profile) -> list[Path]:
+        """Those of a profile that are there: the one of params.yaml first, then what flags made."""
+        plain = self.store(profile)
+        found = [plain / "manifest.json", *sorted(plain.parent.glob(f"{glob.escape(plain.name)}-*/manifest.json"))]
+        return [manifest.parent for manifest in found if manifest.exists()]
+
     def store_to_read(self, profile: Profile, named: str | None) -> str | Path:
         """The store named on the command line, which may be a URL, or the profile's.
 
@@ -55,12 +63,13 @@ class Project:
             )
         if not (place / "manifest.json").exists():
             to_there = f" --store {self.show(place)}" if named else ""
+            others = [] if named else [f"name one that is there: --store {self.show(s)}" for s in self.stores(profile)]
             raise Problem(
                 "There is no activation store here.",
                 where=self.show(place),
                 expected="a folder with a manifest.json",
                 found="no such folder" if not place.exists() else "no manifest.json in it",
-                do=f"run: pipeline harvest --profile {profile.name}{to_there}",
+                do="; or ".join([*others, f"run: pipeline harvest --profile {profile.name}{to_there}"]),
             )
         return place
 
@@ -73,10 +82,10 @@ class Project:
         return self.root / "results" / profile.name
 
     def results(self, profile: Profile, run: Path) -> Path:
-        """`results/<profile>/<variant>/seed<k>` for a run of this project or of elsewhere."""
-        runs = self.root / "runs" / profile.name
+        """`results/<profile>/<variant>/seed<k>` of a run, by the last folders of its path where it lies elsewhere."""
+        runs = (self.root / "runs" / profile.name).resolve()
         place = run.resolve()
-        inside = place.relative_to(runs) if place.is_relative_to(runs) else Path(place.name)
+        inside = place.relative_to(runs) if place.is_relative_to(runs) else Path(last_folders(place))
         return self.evaluations(profile) / inside
 
     def metrics(self, profile: Profile) -> Path:

@@ -18,8 +18,10 @@ def run(name: str | None, out: Path | None) -> None:
     project = Project.here()
     profile = read_params(project.root).named(name)
     results, runs = project.evaluations(profile), project.root / "runs" / profile.name
-    page = report(results, runs, out or project.report(profile))
+    with console.progress() as progress:
+        page = report(results, runs, out or project.report(profile), progress)
     rows = {found.name: facts(found.summary) for found in read_runs(results, runs)}
-    columns = [column for column in next(iter(rows.values())) if column != "tokens" and not column.startswith("TCS")]
-    console.print_table(["run", *columns], [[run, *(row[c] for c in columns)] for run, row in rows.items()])
+    named = dict.fromkeys(column for row in rows.values() for column in row)
+    columns = [column for column in named if column != "tokens" and not column.startswith("TCS")]
+    console.print_table(["run", *columns], [[run, *(row.get(c, "") for c in columns)] for run, row in rows.items()])
     print(f"{project.show(page)}: open it in a browser")

@@ -35,10 +35,11 @@ def pull(url: str, named: str | None, profile: str | None, json: bool) -> None:
     import store
 
     project = Project.here()
+    current = read_params(project.root).named(profile)
     if named is not None:
         folder = local_folder(named)
     elif profile is not None:
-        folder = project.store(read_params(project.root).named(profile))
+        folder = project.store(current)
     else:
         folder = project.root / "data" / "stores" / _last_part(url)
     with console.progress() as progress:

@@ -166,11 +166,18 @@ def _print_plan(jobs: Sequence[Job], progress: Progress, json: bool) -> None:
             [{"cell": job.cell.name, "steps": job.run.config.steps, "seconds": round(left)} for job, left in pairs]
         )
         return
-    times = [console.duration(left) if left else "trained" for left in seconds]
+    times = [_left(job, left) for job, left in zip(jobs, seconds, strict=True)]
     rows = [(job.cell.name, f"{job.run.config.steps:,}", time) for job, time in zip(jobs, times, strict=True)]
     console.print_table(["cell", "steps", "estimated time"], rows, right=["steps", "estimated time"])
     left = sum(map(bool, seconds))
     print(f"{left} of {len(jobs)} cells to train, {console.duration(sum(seconds))} without their evaluation")
+
+
+def _left(job: Job, seconds: float) -> str:
+    """The time that a cell takes, or that it has ended."""
+    if job.ended:
+        return "ended by a guard"
+    return "trained" if job.done else console.duration(seconds)
 
 
 def _print_table(sweep: Sweep, outcomes: Sequence[Outcome]) -> None:

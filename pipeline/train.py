@@ -63,8 +63,9 @@ def run(
                 last = f"-L{layer}" if layer != max(opened.layers) else ""
                 target = out or project.run(profile, row.name, seed, last + suffix)
                 runs.append(replace(run, folder=target if not (out and last) else out.with_name(out.name + last)))
+    model = (opened.request.get("model") or {}).get("name", "of no named model")
     with console.progress() as progress:
-        progress.note(f"store: {project.show(place)} ({opened.request['model']['name']}, root {opened.root[:8]})")
+        progress.note(f"store: {project.show(place)} ({model}, root {opened.root[:8]})")
         if dry:
             for run in runs:
                 facts, seconds = estimate(run.config, opened, run.layer)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import console
-from pipeline.evaluate import results_of
+from pipeline.evaluate import with_results
 from pipeline.params import read_params, with_model
 from pipeline.paths import Project
 
@@ -29,12 +29,12 @@ def run(
 
     project = Project.here()
     profile = with_model(read_params(project.root).named(name), model)
-    outs = [results_of(project, profile, path) for path in runs]
+    pairs = with_results(project, profile, runs)
     beside = project.root / "results" / profile.name / "rmu" / "unlearning" if rmu else None
     with console.progress() as progress:
         material = read_material(Files(forget, retain, tuple(questions)), profile.corpus, profile.unlearn)
         results = unlearn(
-            list(zip(runs, outs, strict=True)),
+            pairs,
             project.store_to_read(profile, folder),
             profile.model,
             material,
@@ -42,7 +42,8 @@ def run(
             beside,
             progress=progress,
         )
-    for out, result in zip([*outs, *([beside] if beside else [])], results, strict=True):
+    outs = [out for _, out in pairs] + ([beside] if beside else [])
+    for out, result in zip(outs, results, strict=True):
         print(f"{project.show(out / UNLEARNING)}: {result.did}")
         _print(result.document)
 

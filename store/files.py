@@ -131,3 +131,8 @@ def files_below(folder: Path) -> Iterable[Path]:
         folders.sort()
         for name in sorted(names):
             yield Path(root) / name
+
+
+def last_folders(path: Path) -> str:
+    """A name for what lies elsewhere: the last three folders of its absolute path, as one."""
+    return "-".join(path.parts[-3:]).strip("/")

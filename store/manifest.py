@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -29,7 +28,6 @@ from store.shards import ShardedArray
 NAME = "manifest.json"
 FORMAT = "tsae-activation-store"
 VERSION = 1
-_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)

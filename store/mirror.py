@@ -6,6 +6,7 @@ The copy lies in the user's cache under the root digest, in raw form. Processes 
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -86,7 +87,11 @@ class MirroredStore(ActivationStore):
 
     def check(self, progress: Progress = SILENT) -> None:
         """Compare every byte with its sha256, and fetch what is missing or differs."""
-        self._mirror.complete(set(self.manifest.files), progress)
+        self.check_files(self.manifest.files, progress)
+
+    def check_files(self, names: Iterable[str], progress: Progress = SILENT) -> None:
+        """The same for some files."""
+        self._mirror.complete(set(names), progress)
 
     def file(self, name: str) -> Path:
         """A file of the store in raw form, fetched if it is not here yet. Raises Problem where it cannot be had."""

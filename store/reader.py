@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from store.progress import SILENT, Progress
 from store.records import FileRecord
 from store.shards import ShardedArray
 from store.statistics import Statistics, parse_statistics
-from store.verify import BadFile, refuse, wrong_sizes, wrong_store
+from store.verify import BadFile, refuse, wrong_contents, wrong_sizes, wrong_store
 from store.windows import Windows
 
 Rows = Sequence[int] | np.ndarray
@@ -103,6 +103,11 @@ class ActivationStore:
     def check(self, progress: Progress = SILENT) -> None:
         """Compare every byte with its sha256; raises Problem with a list of every bad file."""
         refuse(self.path, wrong_store(self.path, self.manifest, progress))
+
+    def check_files(self, names: Iterable[str], progress: Progress = SILENT) -> None:
+        """The same for some files. Raises Problem that lists every bad one."""
+        files = {name: self.manifest.stored[name] for name in names}
+        refuse(self.path, wrong_contents(self.path, files, progress))
 
     def rows(self, split: str) -> np.ndarray:
         """int64 [n]: the sequences of a split ("train" or "heldout"), ascending."""

@@ -28,7 +28,7 @@ from store.reader import ActivationStore
 from store.records import FileRecord
 from store.sequences import file_record, put
 from store.statistics import compute_statistics, statistics_files
-from store.verify import refuse, wrong_contents
+from store.verify import wrong_contents
 from store.writer import OtherContent, is_vacant, no_store
 
 
@@ -69,8 +69,7 @@ def subset(
     try:
         if (finished := _begin(folder, part.manifest)) is not None:
             return finished
-        needed = {name: source.manifest.files[name] for name in part.needed}
-        refuse(source.path, wrong_contents(source.path, needed, progress))
+        source.check_files(part.needed, progress)
         files = part.write_sequences() | part.write_activations(progress) | part.write_statistics()
         manifest = replace(part.manifest, n_sequences=len(part.rows), files=files)
         files[CARD] = put(folder, CARD, card(manifest, card_facts(manifest)))
@@ -235,13 +234,14 @@ class _Part:
     def write_activations(self, progress: Progress) -> dict[str, FileRecord]:
         """The shards of every layer that is kept."""
         layout, files = self._layout, dict[str, FileRecord]()
+        encoded = {array.path for array in self.source.manifest.encoded_arrays()}
         progress.start("subset", layout.n_shards, "shards")
         for shard in range(layout.n_shards):
             rows, _, kept = self._shard(shard)
             linked = self._is_source_shard(shard, rows, kept)
             for layer, array in layout.activations.items():
                 name = array.shard_path(shard)
-                if linked:
+                if linked and array.path not in encoded:
                     files |= self._link(name)
                     continue
                 x = self.source.read(layer, rows)

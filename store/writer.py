@@ -56,7 +56,8 @@ class StoreWriter(PartialStore):
         `plan` is recorded in a new store; where it depends on the text, `record_plan` comes later.
 
         Going on hashes every recorded file, forgets those that do not verify and deletes whatever else lies
-        in the folder. A finished store in which everything verifies is left alone: `complete` is True.
+        in the folder. A finished store in which everything verifies is left alone, with what else lies there:
+        `complete` is True.
 
         Raises OtherContent (a Problem) for a store of another fingerprint, which `remove_store` removes, and
         Problem for a folder that is no store, a damaged manifest, or a store that another process is writing.
@@ -239,8 +240,10 @@ def _resume(folder: Path, spec: StoreSpec, progress: Progress) -> tuple[Manifest
             found=_identity(manifest),
             do="choose another folder, or remove this one",
         )
-    remove_partials(folder)
     damaged = {file.path for file in wrong_contents(folder, manifest.stored, progress)}
+    if manifest.root is not None and not damaged:
+        return manifest, set()
+    remove_partials(folder)
     if damaged:
         damaged |= set(manifest.encoding.files if manifest.encoding else ())  # raw shards do not mix with encoded ones
         names = ", ".join(sorted(damaged))

@@ -25,6 +25,7 @@ from stages.evaluate.results import Result, read_results
 from stages.evaluate.standard_error import half_width
 from stages.evaluate.temporal.run import GAIN, gain
 from store.files import readable_json, write_atomically
+from store.progress import SILENT, Progress
 
 COMPARISON = "comparison"
 """The files' name without suffix."""
@@ -81,15 +82,17 @@ class Entry:
     """What the metric is."""
 
 
-def compare(results: Path) -> pd.DataFrame:
+def compare(results: Path, progress: Progress = SILENT) -> pd.DataFrame:
     """Write the table of every evaluation below `results` there, as `comparison.parquet`, `.csv` and `.json`.
+
+    Evaluations of an older version are left out, which is said.
 
     Equal evaluations give equal bytes; each file is replaced as a whole.
 
     Raises:
         Problem: an evaluation cannot be read.
     """
-    entries = [asdict(entry) for result in read_results(results) for entry in entries_of(result)]
+    entries = [asdict(entry) for result in read_results(results, progress) for entry in entries_of(result)]
     table = _frame(entries)
     parquet = io.BytesIO()
     table.to_parquet(parquet, index=False)

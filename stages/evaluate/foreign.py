@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.evaluate.subject import Subject, as_sparse, base_name
+from stages.evaluate.subject import Subject, as_sparse, base_name, named
 from stages.evaluate.trained_run import TrainedRun
 from stages.sae.architecture import SparsifierRow
 from stages.sae.build import Blueprint
@@ -18,7 +18,7 @@ from stages.sae.loading import load, load_gemma_scope
 from stages.sae.model import SAE
 from stages.sae.sparsifier import TopK
 from store import ActivationStore
-from store.files import digest, file_sha256
+from store.files import digest, file_sha256, last_folders
 from store.problem import Problem
 
 HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_(post|pre)")
@@ -60,9 +60,9 @@ def read_without_store(path: Path, layers: Sequence[int] = ()) -> Subject:
 
 
 def foreign_name(path: Path) -> str:
-    """What to call it: the last two folders of its path, as `width_16k-average_l0_71` of Gemma Scope."""
+    """What to call it: the last three folders of its path, as `layer_20-width_16k-average_l0_71` of Gemma Scope."""
     place = path.resolve()
-    return "-".join((place.parent if place.suffix == ".npz" else place).parts[-2:]).strip("/")
+    return last_folders(place.parent if place.suffix == ".npz" else place)
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ class ForeignSAE(Subject):
             layer = _layer_of_gemma_scope(path, layers)
         else:
             config, files = _config(path / CONFIG), [path / CONFIG, path / WEIGHTS]
-            hook = _named(config, "hook_name") or _named(config, "hook_point")  # an older name of it
+            hook = named(config, "hook_name") or named(config, "hook_point")  # an older name of it
             layer = _only_layer(path, layers) if hook is None else _layer_of_hook(hook, path)
         sae = load_gemma_scope(path) if path.suffix == ".npz" else load(path)
         facts = {
             "d_in": sae.d_in,
             "d_sae": sae.d_sae,
             "layer": layer,
-            "model_name": _named(config, "model_name"),
+            "model_name": named(config, "model_name"),
             "hook_name": hook,
             **({"assumed": ASSUMED.format(layer)} if hook is None else {}),
             "files": {file.name: file_sha256(file) for file in files},
@@ -121,13 +121,13 @@ class ForeignSAE(Subject):
         return []
 
     def check_store(self, store: ActivationStore) -> None:
-        recorded, named = store.request["model"]["name"], self.facts["model_name"]
-        if named is not None and base_name(named) != base_name(recorded):
+        recorded, own = (store.request.get("model") or {}).get("name"), self.facts["model_name"]
+        if own is not None and recorded is not None and base_name(own) != base_name(recorded):
             raise Problem(
                 "This SAE is of another language model than the activation store.",
                 where=self.path,
                 expected=recorded,
-                found=named,
+                found=own,
                 do="name a store of its model with --store; if it is the same model, mend model_name in cfg.json",
             )
         if self.layer not in store.layers:
@@ -160,7 +160,7 @@ class ForeignSAE(Subject):
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except (OSError, ValueError) as error:
         raise Problem("A saved SAE cannot be read.", where=path, found=error) from None
     if not isinstance(config, dict):
@@ -168,11 +168,8 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _named(config: Mapping[str, Any], key: str) -> str | None:
-    """From the metadata, where SAELens has kept it since version 6, or beside it as before."""
-    metadata = config.get("metadata")
-    value = (metadata.get(key) if isinstance(metadata, dict) else None) or config.get(key)
-    return None if value is None else str(value)
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def _layer_of_gemma_scope(path: Path, layers: Sequence[int]) -> int:

@@ -22,10 +22,8 @@ from stages.evaluate.text import PackedText
 from stages.evaluate.versions import CORE, fingerprint
 from stages.language_model import corpus
 from stages.language_model.config import CorpusConfig, ModelConfig
-from stages.language_model.model import identity, load
+from stages.language_model.model import dtype_of, identity, load
 from stages.language_model.source import resolve
-from stages.sae.model import SAE
-from store.problem import Problem
 from store.progress import SILENT, Progress
 
 TOLD = " with documents"
@@ -59,7 +57,7 @@ def evaluate_on_text(
         "text": corpus.identity(text),
         "limit": text.tokens,
         "model": identity(resolve(lm_config, progress)),
-        "model_dtype": lm_config.dtype,
+        "model_dtype": str(dtype_of(lm_config)),
         "context": context,
         "config": asdict(config),
     }
@@ -88,7 +86,7 @@ def _evaluate_layer(
     tasks: Sequence[Task], packed: PackedText, layer: int, material: Material, progress: Progress
 ) -> None:
     """Measure the SAEs of one layer together and write their results."""
-    saes = {task.key: _load(task.subject, material.context).to(packed.lm.device) for task in tasks}
+    saes = {task.key: task.subject.load_for(material.context).to(packed.lm.device) for task in tasks}
     told = {key + TOLD: sae for key, sae in saes.items() if sae.row.ordered}
     both, batches = {**saes, **told}, material.batches
     levels = {task.key: task.subject.levels for task in tasks}
@@ -99,16 +97,3 @@ def _evaluate_layer(
         key = task.key
         core = Core(task.subject, saes[key], task.decided, material, readings[key], readings.get(key + TOLD))
         task.write({CORE: core})
-
-
-def _load(subject: Subject, context: int) -> SAE:
-    """The SAE, if it knows the positions of such rows."""
-    sae = subject.load()
-    if sae.row.ordered and sae.context < context:
-        raise Problem(
-            f"{subject.name} knows fewer positions than these rows have.",
-            expected=f"rows of {sae.context} positions at the most",
-            found=context,
-            do="choose a profile with a smaller harvest.context",
-        )
-    return sae

@@ -32,16 +32,24 @@ def facts(summary: Mapping[str, float | int | None]) -> dict[str, object]:
         value = summary.get(name)
         return "does not exist" if value is None else format(value, form)
 
+    def with_error(name: str) -> str:
+        error = f" ± {number(f'{name}_se', '.4f')}" if summary.get(f"{name}_se") is not None else ""
+        return number(name, ".4f") + error
+
+    trained_here = summary.get("steps_planned") is not None
+
     return {
-        "steps": f"{number('steps_done', ',')} of {number('steps_planned', ',')}",
+        "steps": f"{number('steps_done', ',')} of {number('steps_planned', ',')}"
+        if trained_here
+        else "not trained here",
         "explained variance": f"{number('explained_variance_centred', '.4f')} (centred)",
         "L0": number("l0", ".1f"),
         **{level.title: level.text for level in levels_of(summary)},
         "dead latents": f"{number('dead_latents', ',')} of {number('latents', ',')}",
-        "CE score": f"{number('ce_loss_score', '.4f')} ± {number('ce_loss_score_se', '.4f')}",
-        "KL score": f"{number('kl_div_score', '.4f')} ± {number('kl_div_score_se', '.4f')}",
+        "CE score": with_error("ce_loss_score"),
+        "KL score": with_error("kl_div_score"),
         **{
-            f"TCS {scale}": f"{number(f'tcs_{scale}', '.4f')} ± {number(f'tcs_{scale}_se', '.4f')} "
+            f"TCS {scale}": f"{with_error(f'tcs_{scale}')} "
             f"(inputs permuted {number(f'tcs_{scale}_inputs_permuted', '.4f')})"
             for scale in SCALES
             if f"tcs_{scale}" in summary

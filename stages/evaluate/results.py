@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from stages.evaluate.versions import CORE, PROBING, SUMMARY, TEMPORAL, fingerprint
 from stages.sae.architecture import PartsRow
 from store.problem import Problem
+from store.progress import SILENT, Progress
 
 
 class Setting(NamedTuple):
@@ -108,13 +109,23 @@ class Result:
         return math.nan if value is None else float(value)
 
 
-def read_results(folder: Path) -> list[Result]:
-    """Every finished evaluation below `folder`, by name.
+class Outdated(Problem):
+    """The files of an evaluation are not of one, or of an older version."""
+
+
+def read_results(folder: Path, progress: Progress = SILENT) -> list[Result]:
+    """Every finished evaluation below `folder`, by name. What an older version left is left out, which is said.
 
     Raises:
-        Problem: one cannot be read, or its files are of different evaluations.
+        Problem: one cannot be read.
     """
-    return [_read(path.parent, path.parent.relative_to(folder)) for path in sorted(folder.rglob(CORE))]
+    found = []
+    for path in sorted(folder.rglob(CORE)):
+        try:
+            found.append(_read(path.parent, path.parent.relative_to(folder)))
+        except Outdated as outdated:
+            progress.note(f"left out: {outdated.where}: {outdated.what} {outdated.do}")
+    return found
 
 
 def _read(folder: Path, name: Path) -> Result:
@@ -129,12 +140,12 @@ def _read(folder: Path, name: Path) -> Result:
     decided = core["eval_result_unstructured"].get("decided", {})
     for file, content in ((TEMPORAL, temporal), (PROBING, probing)):
         if content is not None and content["fingerprint"] != (expected := fingerprint(file, decided)):
-            raise Problem(
+            raise Outdated(
                 f"{CORE} and {file} are of two evaluations, or of an older version.",
                 where=folder,
                 expected=f"fingerprint {expected}",
                 found=content["fingerprint"],
-                do="evaluate the run again",
+                do="Evaluate the run again, or delete this folder.",
             )
     return Result(name.as_posix(), summary, core, temporal, probing)
 

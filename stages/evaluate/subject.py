@@ -84,6 +84,18 @@ class Subject(ABC):
     def load(self) -> SAE:
         """The SAE, working on raw activations."""
 
+    def load_for(self, context: int) -> SAE:
+        """The SAE; a Problem unless it knows the positions of rows of so many."""
+        sae = self.load()
+        if sae.row.ordered and sae.context < context:
+            raise Problem(
+                f"{self.name} knows fewer positions than these rows have.",
+                expected=f"rows of {sae.context} positions at the most",
+                found=context,
+                do="choose a store, or a profile, with a smaller harvest.context",
+            )
+        return sae
+
 
 def as_sparse(row: SparsifierRow, k: int, l0: float) -> tuple[SparsifierRow, int]:
     """A sparsifier that activates `l0` latents on a token, and its k: the same one where k decides, else BatchTopK."""
@@ -93,3 +105,10 @@ def as_sparse(row: SparsifierRow, k: int, l0: float) -> tuple[SparsifierRow, int
 def base_name(model: str) -> str:
     """A model's name without its owner, as names in different places have it."""
     return model.rsplit("/", 1)[-1].lower()
+
+
+def named(config: Mapping[str, Any], key: str) -> str | None:
+    """From the metadata, where SAELens has kept it since version 6, or beside it as before."""
+    metadata = config.get("metadata")
+    value = (metadata.get(key) if isinstance(metadata, dict) else None) or config.get(key)
+    return None if value is None else str(value)

@@ -35,7 +35,7 @@ def untrained(
     fresh.calibrate(x, document)
     fresh.encode(x, document)
     fresh.follow()
-    return for_raw(fresh.eval(), normalisation)
+    return for_raw(fresh.eval(), normalisation).to(raw.device)
 
 
 def references(

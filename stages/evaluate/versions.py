@@ -15,7 +15,7 @@ SUMMARY = "summary.json"
 
 VERSIONS = {CORE: 6, TEMPORAL: 5, PROBING: 5}
 """A version is raised when a change to the code changes a number in its file: that file is measured again, the others
-are kept. Where a number goes away all are raised, or `summary.json` would keep it."""
+are kept. Where a number is removed all are raised, or `summary.json` would keep the old one."""
 
 
 def fingerprint(part: str, decided: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
+from dataclasses import replace as replaced
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,7 @@ def harvest(
         Problem: wrong model, corpus, layer or plan; too little disk; a failed self-check.
     """
     request = request or make_request(config, model, text, progress)
+    text = replaced(text, revision=request["corpus"].get("revision"))  # what the fingerprint names is what is read
     layers = dict.fromkeys(config.layer_list, request["model"]["d_model"])
     spec = StoreSpec(request, config.context, config.dtype, layers)
     with _open(folder, spec, replace, progress) as writer:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from stages.harvest.config import HarvestConfig
@@ -11,6 +13,7 @@ from stages.language_model.config import CorpusConfig, ModelConfig
 from stages.language_model.model import identity, n_layers, width
 from stages.language_model.source import resolve
 from store.layout import hook_name
+from store.manifest import Manifest
 from store.problem import Problem
 from store.progress import SILENT, Progress
 
@@ -23,7 +26,7 @@ def make_request(
 ) -> dict[str, Any]:
     """Describe the content of a store without loading the model.
 
-    The model is named by what it is (sha256 of weights, tokenizer and configuration), not by where it
+    The model is named by its name and by what it is (sha256 of weights, tokenizer and configuration), not by where it
     lies, so that two people with a copy each get one fingerprint.
 
     Raises:
@@ -41,6 +44,21 @@ def make_request(
         "corpus": {**corpus.identity(text), "text_column": text.text_column, "tokens": text.tokens},
         "content_version": CONTENT_VERSION,
     }
+
+
+def at_recorded_revision(text: CorpusConfig, stores: Iterable[Path]) -> CorpusConfig:
+    """The corpus at the revision of the hub that the first of these stores has of it.
+
+    What was harvested is not harvested again, nor refused offline, because somebody added to the data set.
+    """
+    for folder in stores:
+        try:
+            recorded = Manifest.load(folder).request.get("corpus")
+        except Problem:
+            continue
+        if isinstance(recorded, dict) and recorded.get("source") == text.source and "revision" in recorded:
+            return replace(text, revision=text.revision or str(recorded["revision"]))
+    return text
 
 
 def check_layers(config: HarvestConfig, model: ModelConfig) -> None:

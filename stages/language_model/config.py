@@ -38,6 +38,8 @@ class CorpusConfig:
     """`package:NAME`, a hub data set, or a file or folder of .txt (one document each), .jsonl and .parquet."""
     text_column: str = "text"
     """The column that holds the text (.jsonl, .parquet and hub data sets)."""
+    revision: str | None = None
+    """Commit of a hub data set; None is the newest, or the one that a store of the profile has already."""
     tokens: int | None = None
     """Stop once the packed rows hold this many positions; None reads everything."""
 

@@ -59,6 +59,8 @@ def identity(config: CorpusConfig) -> dict[str, Any]:
         root = Path(config.source).expanduser()
         files = {_name(root, file): file_sha256(file) for file in _local_files(root)}
         return {"source": root.name, "files": files}
+    if config.revision is not None:
+        return {"source": config.source, "revision": config.revision}
     try:
         revision = huggingface_hub.HfApi().dataset_info(config.source, timeout=10).sha
     except Exception as error:  # the HTTP library behind the hub client raises classes of its own
@@ -110,11 +112,20 @@ def _local_files(root: Path) -> list[Path]:
             found="nothing",
             do="mend corpus.source in params.yaml",
         )
-    files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.suffix in SUFFIXES)
+    files = (
+        [root]
+        if root.is_file()
+        else sorted(path for path in root.rglob("*") if path.suffix in SUFFIXES and not path.is_dir())
+    )
     if not files or files[0].suffix not in SUFFIXES:
         raise Problem("This is no corpus.", where=root, expected=f"files ending in {', '.join(SUFFIXES)}")
     for file in files:
-        if file.stat().st_size == 0:
+        try:
+            with file.open("rb") as content:
+                empty = not content.read(1)
+        except OSError as error:
+            raise Problem("A corpus file cannot be read.", where=file, found=error.strerror) from None
+        if empty:
             raise Problem("A corpus file is empty.", where=file, do="delete it or give it text")
     return files
 
@@ -191,13 +202,15 @@ def _unreadable(file: Path, error: Exception) -> Problem:
 
 def _read_hub(config: CorpusConfig) -> Iterator[Document]:
     """Stream the `train` split of a hub data set."""
-    revision = identity(config)["revision"]  # what the fingerprint names is what is read
+    revision = identity(config)["revision"]
     try:
         rows = datasets.load_dataset(config.source, split="train", streaming=True, revision=revision)
-    except Exception as error:
+        for number, row in enumerate(rows):
+            yield Document(str(number), _text(row, config.text_column, config.source), config.source)
+    except Problem:
+        raise
+    except Exception as error:  # the connection may be lost at any row
         raise _hub_problem(config.source, error) from error
-    for number, row in enumerate(rows):
-        yield Document(str(number), _text(row, config.text_column, config.source), config.source)
 
 
 def _hub_problem(source: str, error: Exception) -> Problem:

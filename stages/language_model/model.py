@@ -64,10 +64,15 @@ class LanguageModel:
         return self.model.device
 
 
+def dtype_of(config: ModelConfig) -> torch.dtype:
+    """The number format of a model's weights and products on this machine."""
+    return native_dtype() if config.dtype == "auto" else getattr(torch, config.dtype)
+
+
 def load(config: ModelConfig, progress: Progress = SILENT) -> LanguageModel:
     """Fetch or convert the weights if need be, and load them, onto the GPU where there is one."""
     folder = resolve(config, progress)
-    dtype = native_dtype() if config.dtype == "auto" else getattr(torch, config.dtype)
+    dtype = dtype_of(config)
     try:
         with quiet():
             settings = transformers.AutoConfig.from_pretrained(folder)

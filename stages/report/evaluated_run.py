@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -11,7 +12,9 @@ import numpy as np
 
 from stages.evaluate.replicates import Replicates, replicates_of
 from stages.evaluate.results import Result, read_results
+from stages.evaluate.trained_run import TRAINING
 from store.problem import Problem
+from store.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,15 @@ def grouped(runs: Sequence[EvaluatedRun]) -> dict[str, list[EvaluatedRun]]:
     return groups
 
 
-def read_runs(results: Path, runs: Path) -> list[EvaluatedRun]:
+def read_runs(results: Path, runs: Path, progress: Progress = SILENT) -> list[EvaluatedRun]:
     """Every evaluated run below `results`, by name, with the training log below `runs`.
+
+    A log of another training than the evaluated one is left out, which is said.
 
     Raises:
         Problem: nothing was evaluated, or a result cannot be read.
     """
-    found = read_results(results)
+    found = read_results(results, progress)
     if not found:
         raise Problem(
             "There is nothing to report on: no run was evaluated.",
@@ -72,10 +77,23 @@ def read_runs(results: Path, runs: Path) -> list[EvaluatedRun]:
             **{field.name: getattr(result, field.name) for field in fields(Result)},
             label=result.variant if one_seed else result.name,
             group=group,
-            curves=read_curves(runs / result.name / "metrics" / "plots" / "metrics"),
+            curves=_curves(result, runs / result.name, progress),
         )
         for result, group in zip(found, _groups(found), strict=True)
     ]
+
+
+def _curves(result: Result, run: Path, progress: Progress) -> dict[str, Curve]:
+    """The log of a run, if it is of the training that was evaluated."""
+    try:
+        logged = json.loads((run / TRAINING).read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        logged = None  # not finished, or moved: the log is all there is
+    evaluated = result.facts["training"].get("fingerprint")
+    if None not in (logged, evaluated) and logged != evaluated:
+        progress.note(f"{result.name} was trained again since it was evaluated: its curves are left out")
+        return {}
+    return read_curves(run / "metrics" / "plots" / "metrics")
 
 
 def _groups(results: Sequence[Result]) -> list[str]:

@@ -15,7 +15,14 @@ COMPARABLE_L0 = 1.25
 
 def finding(runs: Sequence[EvaluatedRun]) -> list[str]:
     """Sentences that state the result: the best variant, the others, and what keeps them from being compared. Seeds are
-    averaged."""
+    averaged; runs of different activations, another layer or store, are not ranked together."""
+    places: dict[tuple[str, int | None], list[EvaluatedRun]] = {}
+    for run in runs:
+        places.setdefault((run.setting.store, run.setting.layer), []).append(run)
+    return [sentence for members in places.values() for sentence in _of_one_place(members)]
+
+
+def _of_one_place(runs: Sequence[EvaluatedRun]) -> list[str]:
     groups = sorted(map(Group, grouped(runs).values()), key=lambda group: -_sortable(group.explained))
     best, *others = groups
     core = best.runs[0].core

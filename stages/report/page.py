@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
+from html import escape, unescape
 from importlib.resources import files
 from string import Template
 
@@ -122,7 +122,13 @@ def _prose(text: str) -> str:
     return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
+def names_of_figures(page: str) -> set[str]:
+    """Names of the figures of a page that was made here."""
+    return {unescape(name) for name in re.findall(r'<figure id="([^"]+)">', page)}
+
+
 def _figure(picture: Picture) -> str:
     """The picture as an image of its own, so that the ids inside two SVGs cannot meet."""
     data = base64.b64encode(picture.svg).decode()
-    return f'<figure><img alt="{escape(picture.alt)}" src="data:image/svg+xml;base64,{data}"></figure>'
+    image = f'<img alt="{escape(picture.alt)}" src="data:image/svg+xml;base64,{data}">'
+    return f'<figure id="{escape(picture.name)}">{image}</figure>'

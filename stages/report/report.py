@@ -7,17 +7,18 @@ from pathlib import Path
 from stages.report.contrast import comparisons
 from stages.report.evaluated_run import read_runs
 from stages.report.figures import pictures
-from stages.report.page import make_page
+from stages.report.page import make_page, names_of_figures
 from store.files import write_atomically
+from store.progress import SILENT, Progress
 
 PAGE = "index.html"
 FIGURES = "figures"
 
 
-def report(results: Path, runs: Path, out: Path) -> Path:
+def report(results: Path, runs: Path, out: Path, progress: Progress = SILENT) -> Path:
     """Write `out/index.html` and every figure as `out/figures/<name>.png`; returns the page.
 
-    Equal inputs give equal bytes. Figures of an earlier report that are no longer made are removed.
+    Equal inputs give equal bytes. Figures that the page of before names and that are no longer made are removed.
 
     Args:
         results: folder of evaluations, `VARIANT/seedN/{core,summary,temporal}.json`.
@@ -26,14 +27,15 @@ def report(results: Path, runs: Path, out: Path) -> Path:
     Raises:
         Problem: nothing was evaluated, or an evaluation cannot be read.
     """
-    found = read_runs(results, runs)
+    found = read_runs(results, runs, progress)
     compared = comparisons(found)
     drawn = pictures(found, compared)
-    made = {f"{picture.name}.png": picture.png for members in drawn.values() for picture in members}
+    made = {picture.name: picture.png for members in drawn.values() for picture in members}
+    earlier = names_of_figures((out / PAGE).read_text(encoding="utf-8")) if (out / PAGE).is_file() else set()
     for old in (out / FIGURES).glob("*.png"):
-        if old.name not in made:
+        if old.stem in earlier - made.keys():
             old.unlink()
     for name, content in made.items():
-        write_atomically(out / FIGURES / name, content)
+        write_atomically(out / FIGURES / f"{name}.png", content)
     write_atomically(out / PAGE, make_page(found, compared, drawn).encode())
     return out / PAGE

@@ -72,7 +72,7 @@ def test_a_file_of_gemma_scope(scene: Scene, tmp_path: Path) -> None:
     """Its encoder reads activations as they are, so the bias takes in what ours subtracts first."""
     path = saved_by_gemma_scope(tmp_path / "layer_99" / f"layer_{LAYER}" / "width_48" / "average_l0_4", scene)
     found = results(scene, path, tmp_path / "out")
-    assert foreign_name(path) == "width_48-average_l0_4"
+    assert foreign_name(path) == f"{path.parents[2].name}-width_48-average_l0_4"
     assert 0 < found["l0"] < D_SAE and found["smoothness_untrained"] > 0
     core = json.loads((tmp_path / "out" / "core.json").read_text())
     facts = core["eval_result_unstructured"]["training"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import store
 from stages.harvest import selfcheck
 from stages.harvest.estimate import estimate
 from stages.harvest.harvest import harvest
-from stages.harvest.request import make_request
+from stages.harvest.request import at_recorded_revision, make_request
 from stages.language_model.config import CorpusConfig, ModelConfig
 from stages.language_model.decoder import decoder_layers
 from stages.language_model.model import load
@@ -190,6 +191,32 @@ def test_a_request_names_the_content_not_the_place(tmp_path: Path, tiny_model: P
     here = make_request(CONFIG, ModelConfig(name="m", source=str(tiny_model)), text)
     there = make_request(CONFIG, ModelConfig(name="m", source=str(copy)), text)
     assert here == there and str(tmp_path) not in json.dumps(there)
+
+
+def test_a_data_set_is_read_at_the_revision_that_a_store_has(
+    tmp_path: Path, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody adds to the data set after the harvest; later there is no network. Nothing is harvested again."""
+    asked = []
+
+    def load_dataset(source: str, *, revision: str, **_: object) -> list[dict[str, str]]:
+        asked.append(revision)
+        return [{"text": f"{word} " * 40} for word in ("one", "two", "three")]
+
+    hub = SimpleNamespace(dataset_info=lambda *_, **__: SimpleNamespace(sha=head))
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    head, text = "1" * 40, CorpusConfig("owner/data")
+    done = harvest(tmp_path / "s", CONFIG, model, at_recorded_revision(text, [tmp_path / "s"]))
+    assert set(asked) == {head}
+    head = "2" * 40
+    assert make_request(CONFIG, model, text)["corpus"]["revision"] == head
+    recorded = at_recorded_revision(text, [tmp_path / "none", tmp_path / "s"])
+    assert recorded.revision == "1" * 40
+    monkeypatch.setattr("huggingface_hub.HfApi", None)
+    again = harvest(tmp_path / "s", CONFIG, model, recorded, replace=True)
+    assert (again.did, again.root) == ("finished before", done.root)
+    assert at_recorded_revision(CorpusConfig("owner/other"), [tmp_path / "s"]).revision is None
 
 
 def test_a_layer_that_the_model_lacks(tmp_path: Path, model: ModelConfig, text: CorpusConfig) -> None:

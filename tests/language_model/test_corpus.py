@@ -107,6 +107,27 @@ def test_missing_path_and_folder_without_text(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_a_folder_that_is_named_like_a_text_is_no_text_and_a_broken_link_is_named(tmp_path: Path) -> None:
+    (tmp_path / "chapter.txt").mkdir()
+    (tmp_path / "chapter.txt" / "a.txt").write_text("words")
+    assert [name for name, *_ in read(tmp_path)] == ["chapter.txt/a.txt"]
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(Problem, match="cannot be read") as caught:
+        read(tmp_path)
+    assert "gone.txt" in str(caught.value.where)
+
+
+def test_a_connection_that_is_lost_between_rows_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows(*_: object, **__: object):
+        yield {"text": "words"}
+        raise ConnectionError("reset by peer")
+
+    monkeypatch.setattr("datasets.load_dataset", rows)
+    with pytest.raises(Problem, match="cannot be had from the hub") as caught:
+        list(documents(CorpusConfig("owner/data", revision="1" * 40)))
+    assert "reset by peer" in str(caught.value.found)
+
+
 def test_no_tokens_wanted() -> None:
     with pytest.raises(Problem) as caught:
         CorpusConfig("somewhere", tokens=0)

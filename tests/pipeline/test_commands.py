@@ -51,11 +51,59 @@ def test_an_sae_that_was_not_trained_here(harvested: TinyProject, tmp_path: Path
     assert harvested("train", "--variant", "topk")[0] == 0
     shared = shutil.copytree(harvested.root / "runs/tiny/topk/seed0/sae", tmp_path / "from" / "elsewhere")
     status, out, err = harvested("evaluate", str(shared))
-    assert status == 0 and "results/tiny/from-elsewhere/foreign: evaluated" in out, err
+    assert status == 0 and f"results/tiny/{tmp_path.name}-from-elsewhere/foreign: evaluated" in out, err
     status, _, err = harvested("report")
     assert status == 0, err
     page = (harvested.root / "report/tiny/index.html").read_text()
     assert "from-elsewhere" in page and "not trained here" in page and "nan" not in page
+
+
+def test_results_of_elsewhere_have_folders_of_their_own(harvested: TinyProject, tmp_path: Path) -> None:
+    """Two runs that are both called `seed0`, a run named twice, and runs behind a link to another disk."""
+    assert harvested("train")[0] == 0
+    runs = harvested.root / "runs"
+    shutil.move(runs, tmp_path / "disk")
+    runs.symlink_to(tmp_path / "disk")
+    places = [tmp_path / "disk/tiny" / name / "seed0" for name in ("topk", "baseline", "topk")]
+    status, out, err = harvested("evaluate", *map(str, places))
+    assert status == 0, err
+    assert "results/tiny/topk/seed0: evaluated" in out and "results/tiny/baseline/seed0: evaluated" in out
+    for name in ("topk", "baseline"):
+        shutil.copytree(tmp_path / "disk/tiny" / name / "seed0", tmp_path / name / "seed0")
+    status, out, err = harvested("evaluate", str(tmp_path / "topk/seed0"), str(tmp_path / "baseline/seed0"))
+    assert status == 0 and f"results/tiny/{tmp_path.name}-topk-seed0: evaluated" in out, err
+    shutil.copytree(tmp_path / "topk/seed0", tmp_path / "x" / tmp_path.name / "topk/seed0")
+    again = tmp_path / "x" / tmp_path.name / "topk/seed0"
+    status, _, err = harvested("evaluate", str(tmp_path / "topk/seed0"), str(again))
+    assert status == 2 and "Two SAEs go by one name" in err and str(again) in err
+
+
+def test_what_an_older_version_left_does_not_stop_the_others(harvested: TinyProject) -> None:
+    assert harvested("train")[0] == harvested("evaluate")[0] == 0
+    path = harvested.root / "results/tiny/topk/seed0/temporal.json"
+    shutil.copytree(path.parent, path.parent.with_name("seed7"))
+    old = path.parent.with_name("seed7") / path.name
+    old.write_text(json.dumps({**json.loads(old.read_text()), "fingerprint": "older"}))
+    for command in ("evaluate", "report"):
+        status, out, err = harvested(command)
+        assert status == 0 and "topk/seed7" in err and "delete this folder" in err, err
+
+
+def test_a_report_leaves_what_it_did_not_make(harvested: TinyProject, tmp_path: Path) -> None:
+    assert harvested("train")[0] == harvested("evaluate")[0] == 0
+    (tmp_path / "paper/figures").mkdir(parents=True)
+    (tmp_path / "paper/figures/mine.png").write_bytes(b"mine")
+    for _ in range(2):
+        assert harvested("report", "--out", str(tmp_path / "paper"))[0] == 0
+    assert (tmp_path / "paper/figures/mine.png").read_bytes() == b"mine"
+
+
+def test_curves_of_another_training_than_the_evaluated_one_are_left_out(harvested: TinyProject) -> None:
+    assert harvested("train")[0] == harvested("evaluate")[0] == harvested("report")[0] == 0
+    path = harvested.root / "runs/tiny/topk/seed0/training.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "fingerprint": "of a later one"}))
+    status, _, err = harvested("report")
+    assert status == 0 and "topk/seed0 was trained again since it was evaluated" in err and "baseline" not in err
 
 
 def test_profiles_and_variants_as_tables_and_json(project: TinyProject) -> None:
@@ -73,9 +121,22 @@ def test_use_says_the_way_back(project: TinyProject) -> None:
     assert read_params(project.root).profile.name == "deeper"
 
 
-@pytest.mark.parametrize("command", ["harvest", "train", "evaluate", "sweep", "report", "profiles", "variants"])
+COMMANDS = ("harvest", "train", "evaluate", "unlearn run", "sweep", "report", "profiles", "variants")
+STORE_COMMANDS = (
+    "ls",
+    "info d",
+    "inspect d",
+    "stats d",
+    "verify d",
+    "push d s3://b/d",
+    "pull s3://b/d d",
+    "subset d e",
+)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *(f"store {each}" for each in STORE_COMMANDS)])
 def test_every_command_refuses_an_unknown_profile(project: TinyProject, command: str) -> None:
-    status, out, err = project(command, "--profile", "huge")
+    status, out, err = project(*command.split(), "--profile", "huge")
     assert (status, out) == (2, "")
     assert "huge" in err and "tiny, deeper" in err and "Traceback" not in err
 

@@ -52,6 +52,16 @@ def test_a_bar_is_one_line_of_80_columns(monkeypatch: pytest.MonkeyPatch, task: 
     assert len(lines) == 1 and f"{unit}/s" in text.replace("GB/s", "B/s"), text
 
 
+@pytest.mark.parametrize("line", ["data/stores/[old]/x", "a/[/archive]/run"])
+def test_notes_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    terminal = Console(file=(shown := io.StringIO()), force_terminal=True, width=80, soft_wrap=True)
+    monkeypatch.setattr(console, "err", terminal)
+    with BarProgress() as progress:
+        progress.start(line, 1, "files")
+        progress.note(f"{line} \x1b]0;title\x07")
+    assert line in shown.getvalue() and "\x1b]0" not in shown.getvalue()
+
+
 def test_lines_carry_rate_and_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     now = 100.0
     monkeypatch.setattr(console.time, "monotonic", lambda: now)

@@ -50,6 +50,14 @@ def test_wrong_parameters_are_refused_by_name(
     assert message in err and "Traceback" not in err
 
 
+@pytest.mark.parametrize(("name", "value"), [("seeds", [-1]), ("seeds", []), ("variants", [])])
+def test_runs_that_cannot_be_are_refused(project: TinyProject, name: str, value: list) -> None:
+    project.params["run"][name] = value
+    project.save()
+    status, _, err = project("train")
+    assert status == 2 and f"run.{name}" in err and "Traceback" not in err
+
+
 def test_use_changes_one_line(project: TinyProject) -> None:
     path = project.root / "params.yaml"
     before = path.read_text()

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from pipeline.console import LineProgress
 from stages.report.cells import breakable
 from stages.report.evaluated_run import read_runs
 from stages.report.report import report
 from stages.report.scatter import AXES, Box, _room
 from stages.report.tables import seeds_table
 from stages.report.temporal_tables import MAIN, lags, temporal_table
-from store.problem import Problem
 from tests.report.samples import write_sample
 from tests.report.test_report import References
 from tests.report.test_verdict import CONTROL, VARIANT
@@ -138,12 +138,13 @@ def test_runs_of_different_length_are_not_seeds_of_each_other(tmp_path: Path) ->
     assert [run.group for run in found] == ["topk, 4,000 steps", "topk, 8,000 steps"]
 
 
-def test_results_of_two_evaluations_are_a_problem(tmp_path: Path) -> None:
-    results, runs = write_sample(tmp_path, {"warmup/seed0": VARIANT})
+def test_results_of_an_older_version_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results, runs = write_sample(tmp_path, {"warmup/seed0": VARIANT, "warmup/seed1": VARIANT})
     path = results / "warmup/seed0/temporal.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "fingerprint": "another"}))
-    with pytest.raises(Problem, match="two evaluations"):
-        read_runs(results, runs)
+    assert [run.name for run in read_runs(results, runs, LineProgress())] == ["warmup/seed1"]
+    said = capsys.readouterr().err
+    assert str(path.parent) in said and "delete this folder" in said
 
 
 def test_labels_of_near_points_do_not_meet() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, ZstdCodec
 
 import store
-from store import ActivationStore
+from store import ActivationStore, Selection
 from store.compression import CODEC, compressed, compressor
 from store.encoding import EncodedArray, EncodedRows
 from store.manifest import NAME, Manifest
@@ -51,6 +52,17 @@ def compress(folder: Path) -> ActivationStore:
             records[name] = FileRecord.of(data)
     replace(manifest, encoding=Encoding(CODEC, records)).save(folder)
     return store.open(folder)
+
+
+def test_a_subset_of_a_compressed_store_is_that_of_the_raw_one(activations: ActivationStore, tmp_path: Path) -> None:
+    for selection in (Selection(layers=(3,)), Selection(tokens=20 * activations.context)):
+        shutil.rmtree(tmp_path / "part", ignore_errors=True)
+        raw = store.subset(activations, tmp_path / "part", selection)
+        shutil.copytree(activations.path, tmp_path / "small")
+        assert store.subset(compress(tmp_path / "small"), tmp_path / "of_small", selection) == raw
+        assert content(tmp_path / "of_small") == content(tmp_path / "part")
+        for name in ("small", "of_small"):
+            shutil.rmtree(tmp_path / name)
 
 
 @pytest.fixture

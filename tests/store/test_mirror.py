@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import store
-from store import ActivationStore
+from store import ActivationStore, Selection
 from store.cache import cache_folder
 from store.mirror import MirroredStore
 from store.problem import Problem
@@ -81,6 +81,15 @@ def test_checking_fetches_the_rest_and_mends_what_was_damaged(activations: Activ
     ASKED.clear()
     opened.check()
     assert ASKED == []
+
+
+def test_a_subset_of_a_remote_store_fetches_what_it_keeps(
+    activations: ActivationStore, url: str, tmp_path: Path
+) -> None:
+    root = store.subset(store.open(url), tmp_path / "remote", Selection(layers=(3,)))
+    assert store.subset(activations, tmp_path / "local", Selection(layers=(3,))) == root
+    assert content(tmp_path / "remote") == content(tmp_path / "local")
+    assert len(shards()) == 3 and all("/layers/3/" in name for name in shards())
 
 
 def test_a_compressed_remote_store_is_mirrored_raw(

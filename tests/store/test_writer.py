@@ -54,6 +54,13 @@ def test_a_finished_store_is_left_alone(activations: ActivationStore) -> None:
     assert {path: path.stat().st_mtime_ns for path in activations.path.rglob("*")} == before
 
 
+def test_what_else_lies_in_a_finished_store_stays_there(activations: ActivationStore) -> None:
+    (activations.path / "notes.md").write_text("mine")
+    with open_writer(activations.path) as writer:
+        assert writer.complete
+    assert (activations.path / "notes.md").read_text() == "mine"
+
+
 def test_resuming_writes_the_shards_that_do_not_verify_and_no_others(tmp_path: Path) -> None:
     folder = tmp_path / "store"
     with open_writer(folder) as writer:

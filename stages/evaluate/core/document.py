@@ -24,7 +24,7 @@ from stages.evaluate.core.splicing import Splicing
 from stages.evaluate.core.variance import Variance
 from stages.evaluate.replicates import kept
 from stages.evaluate.standard_error import standard_error
-from stages.evaluate.subject import Subject
+from stages.evaluate.subject import Subject, named
 from stages.language_model.model import LanguageModel
 from stages.sae.model import SAE
 from store import ActivationStore
@@ -210,7 +210,7 @@ class Core:
             "sae_bench_commit_hash": DEFINITIONS,
             "sae_lens_id": sae_id,
             "sae_lens_release_id": release,
-            "sae_lens_version": self.subject.sae_config.get("metadata", {}).get("sae_lens_version"),
+            "sae_lens_version": named(self.subject.sae_config, "sae_lens_version"),
             "sae_cfg_dict": self.subject.sae_config,
         }
 

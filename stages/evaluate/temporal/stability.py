@@ -19,7 +19,8 @@ class FeatureStability:
         self.support = Ratio(device)
         """Mean Jaccard index of the active sets of adjacent tokens, where not both are empty."""
         self.change = Ratio(device)
-        """Mean |h_{t+1} - h_t| / (h_{t+1} + h_t) over adjacent tokens and latents that are active at both."""
+        """Mean |h_{t+1} - h_t| / (|h_{t+1}| + |h_t|) over adjacent tokens and latents that are active at both. Codes
+        that are partly predicted have a sign; where both are 0 there is no change."""
 
     def add(self, h: Float[Tensor, "n d"], active: Bool[Tensor, "n d"], segments: Segments) -> None:
         """Count the kept tokens of one batch."""
@@ -31,7 +32,8 @@ class FeatureStability:
         self.support.add(segments.by_first(index), segments.by_first(union > 0), segments.draws)
         first = both.flatten().nonzero()[:, 0]
         earlier, later = h.flatten()[first], h.flatten()[first + h.shape[1]]
-        change, counts = (later - earlier).abs() / (later + earlier), segments.by_first(shared)
+        change, counts = (later - earlier).abs() / (later.abs() + earlier.abs()), segments.by_first(shared)
+        change = change.where(change.isfinite(), 0)
         changes = torch.segment_reduce(change.double(), "sum", lengths=counts.long())
         self.change.add(changes, counts, segments.draws)
 

@@ -13,6 +13,7 @@ from stages.evaluate.temporal.consistency import Lags
 from stages.evaluate.temporal.lagged import LaggedSums
 from stages.evaluate.temporal.measure import Measure, Meter
 from stages.evaluate.temporal.segments import Segments
+from stages.evaluate.temporal.stability import FeatureStability
 from store.pairs import pairs_by_lag, permutation_within_documents
 from tests.evaluate.temporal import temporal_literal as literal
 
@@ -138,6 +139,14 @@ def test_what_is_constant_within_documents_scores_one() -> None:
     assert found.persistence == pytest.approx(dict.fromkeys(found.persistence, 1), abs=1e-4)
     assert found.slowness == pytest.approx(0, abs=1e-4)
     assert found.smoothness == 0
+
+
+def test_codes_with_a_sign_change_by_their_size_at_most() -> None:
+    """Of two equal codes nothing changes, of two opposite ones everything, of two that are 0 nothing."""
+    segments = Segments(np.zeros((1, 5), np.int32), CPU)
+    h, stability = torch.tensor([-1.0, -1.0, 1.0, 0.0, 0.0])[:, None], FeatureStability(CPU)
+    stability.add(h, torch.ones_like(h, dtype=torch.bool), segments)
+    assert stability.change.value == (0 + 1 + 1 + 0) / 4
 
 
 def test_documents_in_one_row_are_not_crossed() -> None:
