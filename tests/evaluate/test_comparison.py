@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.console import LineProgress
 from stages.evaluate.catalogue import CATALOGUE, PROBED, REFERENCES, of_level, of_probe
 from stages.evaluate.comparison import compare
 from stages.evaluate.definition import Definition
-from store.problem import Problem
 from tests.report.samples import keep_replicates, write_sample
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -116,12 +116,15 @@ def test_levels_have_rows_of_their_own(tmp_path: Path) -> None:
     assert table.title["level0_alive"] == "Level 1: Alive"
 
 
-def test_files_of_two_evaluations_are_a_problem(tmp_path: Path) -> None:
-    results, _ = write_sample(tmp_path, {"topk/seed0": {"autocorrelation": 0.2}})
+def test_files_of_two_evaluations_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two = {"topk/seed0": {"autocorrelation": 0.2}, "topk/seed1": {"autocorrelation": 0.2}}
+    results, _ = write_sample(tmp_path, two)
     path = results / "topk/seed0/probing.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "fingerprint": "another"}))
-    with pytest.raises(Problem, match=r"core.json and probing.json are of two evaluations"):
-        compare(results)
+    assert set(compare(results, LineProgress()).run) == {"topk/seed1"}
+    assert "core.json and probing.json are of two evaluations" in capsys.readouterr().err
+    (results / "topk/seed1/core.json").unlink()
+    assert compare(results).run.nunique() == 0
 
 
 def test_names_are_unique_and_definitions_are_sentences() -> None:

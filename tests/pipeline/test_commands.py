@@ -85,7 +85,7 @@ def test_what_an_older_version_left_does_not_stop_the_others(harvested: TinyProj
     old = path.parent.with_name("seed7") / path.name
     old.write_text(json.dumps({**json.loads(old.read_text()), "fingerprint": "older"}))
     for command in ("evaluate", "report"):
-        status, out, err = harvested(command)
+        status, _, err = harvested(command)
         assert status == 0 and "topk/seed7" in err and "delete this folder" in err, err
 
 
