@@ -110,7 +110,9 @@ def test_opening_lists_every_bad_file(activations: ActivationStore) -> None:
     assert "no such file" in str(problem.value) and "bytes, found" in str(problem.value)
 
 
-def test_foreign_files_and_links_are_found_and_removed(activations: ActivationStore, tmp_path: Path) -> None:
+def test_foreign_files_and_links_are_found_and_removed_where_a_store_is_written(
+    activations: ActivationStore, tmp_path: Path
+) -> None:
     sound = content(activations.path)
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/precious").write_text("keep")
@@ -126,6 +128,9 @@ def test_foreign_files_and_links_are_found_and_removed(activations: ActivationSt
         "notes.txt",
     ]
     store.open(activations.path).check()
+    write(activations.path)  # complete, so nothing is written and nothing is lost
+    assert (activations.path / "notes.txt").read_text() == "mine"
+    flip(activations.path / SHARD)
     write(activations.path)
     assert content(activations.path) == sound
     assert (tmp_path / "outside/precious").read_text() == "keep"
