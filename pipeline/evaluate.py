@@ -35,10 +35,11 @@ def run(name: str | None, runs: Sequence[Path], folder: str | None, model: str |
             profile.evaluate,
             progress=progress,
         )
-        table = compare(project.evaluations(profile), progress)
     if not runs or list(runs) == asked:
         write_json(project.metrics(profile), {result.name: result.summary for result in results})
     _print(project, pairs, results)
+    with console.progress() as progress:
+        table = compare(project.evaluations(profile), progress)
     files = project.show(project.evaluations(profile) / COMPARISON)
     print(f"{files}.parquet, .csv and .json: {table['run'].nunique()} runs, {len(table):,} rows")
 

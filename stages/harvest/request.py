@@ -51,13 +51,15 @@ def at_recorded_revision(text: CorpusConfig, stores: Iterable[Path]) -> CorpusCo
 
     What was harvested is not harvested again, nor refused offline, because somebody added to the data set.
     """
+    if text.revision is not None:
+        return text
     for folder in stores:
         try:
             recorded = Manifest.load(folder).request.get("corpus")
         except Problem:
             continue
         if isinstance(recorded, dict) and recorded.get("source") == text.source and "revision" in recorded:
-            return replace(text, revision=text.revision or str(recorded["revision"]))
+            return replace(text, revision=str(recorded["revision"]))
     return text
 
 

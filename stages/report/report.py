@@ -31,9 +31,10 @@ def report(results: Path, runs: Path, out: Path, progress: Progress = SILENT) ->
     compared = comparisons(found)
     drawn = pictures(found, compared)
     made = {picture.name: picture.png for members in drawn.values() for picture in members}
-    earlier = names_of_figures((out / PAGE).read_text(encoding="utf-8")) if (out / PAGE).is_file() else set()
+    before = (out / PAGE).read_text(encoding="utf-8", errors="replace") if (out / PAGE).is_file() else ""
+    gone = names_of_figures(before) - made.keys()
     for old in (out / FIGURES).glob("*.png"):
-        if old.stem in earlier - made.keys():
+        if old.stem in gone:
             old.unlink()
     for name, content in made.items():
         write_atomically(out / FIGURES / f"{name}.png", content)
