@@ -32,10 +32,11 @@ def jackknife(value: float, left_out: Sequence[float]) -> Float[np.ndarray, " gr
     return value + deviations * (groups - 1) / math.sqrt(max(groups, 1))
 
 
-def half_width(error: float, seeds: int = 1, degrees: float = math.inf) -> float:
-    """Half of a 95 % interval, by Student's t: of one estimate by its standard error, which has so many degrees of
-    freedom; of the mean over several seeds by the standard deviation among them."""
+def half_width(error: float, n: int = 1, degrees: float = math.inf) -> float:
+    """Half of a 95 % interval around the mean of n numbers, by Student's t.
+
+    Of several, `error` is the standard deviation among them, with n - 1 degrees of freedom; of one it is that one's
+    standard error, with `degrees`.
+    """
     upper = (1 + CONFIDENCE) / 2
-    if seeds < 2:
-        return float(stdtrit(degrees, upper)) * error
-    return float(stdtrit(seeds - 1, upper)) * error / math.sqrt(seeds)
+    return float(stdtrit(n - 1 if n > 1 else degrees, upper)) * error / math.sqrt(max(n, 1))

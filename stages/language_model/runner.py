@@ -66,7 +66,7 @@ class LayerRunner:
         return self._kept
 
     def differentiable(self, tokens: Int[Tensor, "batch seq"]) -> dict[int, Float[Tensor, "batch seq d"]]:
-        """As a call, but for the gradients, which reach the parameters of the model."""
+        """As a call, but with gradients, which reach the parameters of the model."""
         with quiet():  # some architectures warn of padding without a mask
             return self._forward(tokens.to(self._device, torch.long))
 

@@ -76,7 +76,7 @@ def consistency(sums: LaggedSums, lags: Lags) -> dict[str, float]:
 
 
 class DrawnConsistency:
-    """TCS in each replicate of the bootstrap over documents. Which columns and lags count is not drawn anew.
+    """TCS in each replicate of the bootstrap over documents. Which lags count is not drawn anew.
 
     Kept are sums of what each column has in all documents that a replicate draws: of h, of h^2, and for each scale of
     the differences weighted by lag. Their size depends on no number of tokens.
