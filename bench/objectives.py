@@ -26,7 +26,7 @@ from pipeline.params import read_params
 from pipeline.paths import Project
 from stages.sae.objective_row import TemporalRow
 from stages.sae.table import load_variants
-from stages.train.schedule import ends_of_schedules
+from stages.train.schedule import end_of_schedules
 from stages.train.temporal import Consistency, TemporalTerms, latent_weights
 from store import ActivationStore
 
@@ -73,7 +73,7 @@ def trainings_of(variant: str, opened: ActivationStore) -> dict[str, Training]:
             objective = found[kind].trainer.objective
             assert objective.temporal is not None
             objective.temporal = terms(without_buffers(objective.temporal.row), 0, STEPS)
-    ends = max(ends_of_schedules(found["row"].config.variant, STEPS).values())
+    ends = end_of_schedules(found["row"].config.variant, STEPS)
     for training in found.values():
         training.seconds_a_step(1)
         training.done = ends

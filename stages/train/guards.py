@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from stages.sae.variant import Variant
-from stages.train.schedule import ends_of_schedules
+from stages.train.schedule import end_of_schedules
 from store.problem import Problem
 
 SMALLEST_L0 = 0.5
@@ -41,7 +41,7 @@ class CollapseGuard:
     def __init__(self, variant: Variant, d_sae: int, steps: int) -> None:
         self.variant = variant
         self.d_sae = d_sae
-        self.settled = max(ends_of_schedules(variant, steps).values())
+        self.settled = end_of_schedules(variant, steps)
         """The step from which the objective has full weight, and a run must reconstruct and be sparse."""
 
         self.pull = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,10 @@ ONLY_FOR: dict[str, Callable[[Variant], object]] = {
     "stages.train.quadratic": lambda row: row.objective.temporal,
 }
 """Modules that only some rows run, so that a change of one outdates no other row."""
+
+SAME_BITS = Path(__file__).with_name("same_bits.json")
+"""By module, the sha256 of what it is now and of what it was, for changes that change no bit of what is trained on a
+CPU. `python -m bench.same_bits` trains every row before and after a change, and writes it."""
 
 
 def fingerprint(config: TrainConfig, activations: str, layer: int) -> str:
@@ -55,17 +60,27 @@ def code_of(row: Variant) -> dict[str, str]:
     count.
 
     These are the modules of the two packages that its loop imports, directly or not, but for those of parts that
-    the row does without: changes to what only reads SAEs or tables outdate no run.
+    the row does without: changes to what only reads SAEs or tables outdate no run. A module that computes the same bits
+    as an earlier one counts as that.
     """
     found: dict[str, str] = {}
+    same = same_bits()
     waiting = ["stages.train.loop"]
     while waiting:
         name = waiting.pop()
         path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
         needed = ONLY_FOR.get(name, lambda _row: True)
         if name not in found and path.is_file() and needed(row):
-            found[name], imported = _module(path, path.stat().st_mtime_ns)
+            now, imported = _module(path, path.stat().st_mtime_ns)
+            found[name] = same.get(name, {}).get(now, now)
             waiting += imported
+    return found
+
+
+@cache
+def same_bits() -> dict[str, dict[str, str]]:
+    """The content of `SAME_BITS`."""
+    found: dict[str, dict[str, str]] = json.loads(SAME_BITS.read_text())
     return found
 
 

@@ -56,24 +56,26 @@ def train_together(
 ) -> list[TrainResult | Exception]:
     """Train several runs as `train` would each, reading every batch of windows once for all of them.
 
-    They share store, layer, seed and batch size. A run that fails leaves the others as they are, and its exception
-    takes the place of its result. Runs that were interrupted at different steps wait for the last one.
+    They share store, layer, seed and batch size. A run that fails, or cannot begin because another process is at it or
+    this machine cannot follow its plan, leaves the others as they are, and its exception takes the place of its
+    result. Runs that were interrupted at different steps wait for the last one.
 
     Raises:
-        Problem: another process is at one of them.
         ValueError: the runs do not share their windows.
     """
     if len({(run.store.root, run.layer, run.config.seed, run.config.batch_rows) for run in runs}) > 1:
         raise ValueError("trainings in lockstep need one store, layer, seed and batch size")
     results: dict[Run, TrainResult | Exception] = {run: done for run in runs if (done := run.finished()) is not None}
     with ExitStack() as held:
-        for run in runs:
-            if run not in results:
+        members = []
+        for run in [run for run in runs if run not in results]:
+            try:
                 held.callback(Lock(run.folder, "training").release)
-        plans = {run: run.prepare(replace, progress) for run in runs if run not in results}
-        if plans:
+                members.append(Member(run, run.prepare(replace, progress)))
+            except Exception as error:
+                results[run] = error
+        if members:
             keep_freed_memory()
-            members = [Member(run, plan) for run, plan in plans.items()]
             _step_together(members, progress)
             results |= {member.run: member.finish() for member in members}
     return [results[run] for run in runs]

@@ -70,7 +70,7 @@ def _of_part(sae: SAE, objective: Objective, batch: Batch, found: Evaluated) -> 
     if events is not found.codes:
         values["l0_codes"] = (found.codes.count() * batch.keep).sum() / n_kept
     if objective.row.contrast is not None:
-        values["contrast_pairs"] = torch.tensor(found.pairs)
+        values["contrast_pairs"] = torch.tensor(found.pairs, device=batch.x.device)
     if objective.row.levels:
         values |= _of_levels(sae, objective, batch, found)
     if objective.temporal is not None:

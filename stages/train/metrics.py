@@ -55,9 +55,12 @@ def _cut_back(folder: Path, step: int) -> None:
     kept: dict[Path, list[str]] = {}
     plots = folder / "plots" / "metrics"
     for path in files_below(plots):
-        header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
         kept[path] = [row for row in rows if row.endswith("\n") and _step_of(row) < step]
-        write_atomically(path, "".join([header, *kept[path]]).encode())
+        if kept[path]:
+            write_atomically(path, "".join([header, *kept[path]]).encode())
+        else:
+            path.unlink()  # DVCLive heads the file that it begins
     begun = {path.relative_to(plots).with_suffix(""): rows for path, rows in kept.items() if rows}
     first = min((_step_of(rows[0]) for rows in begun.values()), default=0)
     summary: dict[str, Any] = {}

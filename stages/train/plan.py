@@ -41,6 +41,8 @@ class TrainPlan:
     """Version of torch."""
     python: str
     """Version of Python, without its patch level."""
+    gpu: str | None = None
+    """Name of the GPU, where `device` is one."""
 
     def facts(self) -> dict[str, object]:
         """The plan for a person to read."""
@@ -49,7 +51,7 @@ class TrainPlan:
     def check_machine(self, folder: Path) -> None:
         """Refuse to go on where this machine would compute other bits than those that began the run."""
         here = make_plan(self.steps, self.tokens_per_step)
-        same = ("device", "products", "cpu", "torch", "python")
+        same = ("device", "gpu", "products", "cpu", "torch", "python")
         differing = [key for key in same if getattr(self, key) != getattr(here, key)]
         if differing:
             raise Problem(
@@ -63,10 +65,12 @@ class TrainPlan:
 
 def make_plan(steps: int, tokens_per_step: int) -> TrainPlan:
     """The plan that suits this machine."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return TrainPlan(
         steps=steps,
         tokens_per_step=tokens_per_step,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device="cpu" if gpu is None else "cuda",
+        gpu=gpu,
         products=str(native_dtype()).removeprefix("torch."),
         threads=torch.get_num_threads(),
         cpu=cpu_capability(),

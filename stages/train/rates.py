@@ -30,18 +30,19 @@ class Rates:
         at_first = before.get("steps") == first
         self.seconds: float = before["seconds"] if at_first else sum(row["seconds"] for row in self.rows)
         """Time that they took; what was lost with a process that was killed does not count."""
-        self._since = 0.0
+        self._since = (0, 0.0)
 
     def add(self, seconds: float) -> None:
         """Count a step."""
         self.steps += 1
         self.seconds += seconds
-        self._since += seconds
+        steps, since = self._since[0] + 1, self._since[1] + seconds
         if self.steps % self.every == 0:
-            rate, memory = self.positions * self.every / self._since, peak_memory()
-            row = {"steps": self.steps, "seconds": round(self._since, 4), "positions_per_second": round(rate)}
-            self.rows.append({**row, "memory_peak_bytes": memory})
-            self._since = 0.0
+            row = {"steps": self.steps, "seconds": round(since, 4)}
+            row["positions_per_second"] = round(self.positions * steps / since)
+            self.rows.append({**row, "memory_peak_bytes": peak_memory()})
+            steps, since = 0, 0.0
+        self._since = steps, since
 
     def write(self) -> None:
         """Replace the file."""

@@ -82,5 +82,11 @@ def ends_of_schedules(variant: Variant, steps: int) -> dict[str, int]:
         ends["optimizer.noise"] = optimizer.noise.steps
     lengths = variant.batches.lengths
     if lengths:
-        ends["batches.lengths"] = next(s for s in range(steps) if window_length(lengths, s, steps) == lengths[-1])
+        reached = (step for step in range(steps) if window_length(lengths, step, steps) == lengths[-1])
+        ends["batches.lengths"] = next(reached, steps)
     return ends
+
+
+def end_of_schedules(variant: Variant, steps: int) -> int:
+    """The step at which all of them are over."""
+    return max(ends_of_schedules(variant, steps).values())

@@ -212,7 +212,8 @@ class TemporalTerms:
         strength: float,
         latents: LatentWeights,
     ) -> list[Quadratic]:
-        """The buffer terms. A buffer is reset at every document to new random values, so nothing outlives a batch."""
+        """The buffer terms. A buffer is reset at every document, to random values that the documents of a step share:
+        nothing outlives a batch."""
         row = self.row.buffers
         assert row is not None
         mixing = row.mixing if self.ramp.at(step - self.row.delay) < 1 else row.mixing_after

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -18,7 +19,7 @@ from stages.train.optimiser import Optimiser
 from stages.train.plan import TrainPlan
 from stages.train.pruning import Pruning
 from stages.train.randomness import rng_at
-from stages.train.schedule import LearningRate, Ramp, ends_of_schedules, window_length
+from stages.train.schedule import LearningRate, Ramp, end_of_schedules, window_length
 from stages.train.stopping import Stopping
 from store.pairs import permutation_within_documents
 from store.windows import WindowBatch
@@ -48,7 +49,7 @@ class Trainer:
         self.tokens = 0
         """Kept tokens seen."""
         self.pruning = Pruning(row.objective.pruning, self.sae, config.steps)
-        self.stopping = Stopping(row.stopping, max(ends_of_schedules(row, config.steps).values()))
+        self.stopping = Stopping(row.stopping, end_of_schedules(row, config.steps))
 
     def step(self, step: int, windows: WindowBatch, measured: bool) -> dict[str, float]:
         """Do a step, counted from 0. Its metrics, or nothing unless they are to be measured: they cost a wait."""
@@ -158,10 +159,15 @@ def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @contextmanager
 def following(plan: TrainPlan) -> Iterator[None]:
-    """Compute with the plan's threads, and with the caller's again afterwards."""
-    before = torch.get_num_threads()
+    """Compute with the plan's threads, on a GPU with sums in one order wherever torch has an algorithm for that; as the
+    caller did again afterwards."""
+    threads, strict = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     torch.set_num_threads(plan.threads)
+    if plan.device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or its products are of no fixed order
+        torch.set_deterministic_debug_mode(max(strict, 1))
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(strict)

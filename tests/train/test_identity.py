@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import pytest
 
 import store
 from stages.sae import find_variant, load_variants
-from stages.train import Run, fingerprint, train_together
+from stages.train import Run, fingerprint, identity, train_together
 from stages.train.identity import ONLY_FOR, ROOT, code_of, syntax
 from store.files import digest
 from tests.train import small
@@ -93,3 +94,16 @@ def test_code_that_a_row_does_without_outdates_it_not() -> None:
     everything = set.union(*found.values())
     assert not everything & {"stages.sae.loading", "stages.sae.table", "stages.sae.saelens", "stages.train.estimate"}
     assert set(ONLY_FOR) <= everything
+
+
+def test_a_module_of_the_same_bits_counts_as_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = code_of(TABLE["topk"])
+    now = plain["stages.train.loop"]
+    file = tmp_path / "same_bits.json"
+    file.write_text(json.dumps({"stages.train.loop": {now: "before"}, "stages.train.plan": {now: "before"}}))
+    monkeypatch.setattr(identity, "SAME_BITS", file)
+    identity.same_bits.cache_clear()
+    try:
+        assert code_of(TABLE["topk"]) == plain | {"stages.train.loop": "before"}
+    finally:
+        identity.same_bits.cache_clear()

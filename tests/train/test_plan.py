@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import store
 from stages.sae import load_variants
 from stages.train import TrainSizes, check_plan, make_config, train
-from stages.train.plan import SCHEDULED_SHARE
+from stages.train.plan import SCHEDULED_SHARE, make_plan
 from stages.train.schedule import ends_of_schedules
+from stages.train.trainer import following
 from store.problem import Problem
 from tests.train import small
 
@@ -22,6 +26,7 @@ REFUSED = [
     ({"row": small.variant(warmup=24)}, "would take more than 75%", "at least 31 steps"),
     ({"row": small.variant("baseline", l1_warmup=1000)}, "objective.l1_warmup", "at least 1333 steps"),
     ({"k": 33}, "k is above d_sae", "at most d_sae = 32"),
+    ({"row": load_variants(small.TABLE)["multiscale"], "steps": 2}, "would never end", "steps"),
     ({"steps": 0}, "steps is too small", "at least 1"),
     ({"d_sae": 0}, "d_sae is too small", "at least 1"),
 ]
@@ -80,3 +85,20 @@ def test_sizes_of_a_profile_make_a_configuration() -> None:
     config = make_config(small.variant(), sizes, seed=2)
     assert (config.seed, config.steps, config.d_sae, config.k) == (2, 4000, 64, 8)
     assert make_config(small.variant(), sizes, seed=2, steps=8000).steps == 8000
+
+
+def test_another_gpu_does_not_go_on_with_a_run(tmp_path: Path) -> None:
+    plan = replace(make_plan(30, 48), gpu="another one")
+    with pytest.raises(Problem, match="cannot follow the plan") as refusal:
+        plan.check_machine(tmp_path)
+    assert refusal.value.expected == "gpu another one"
+
+
+def test_sums_on_a_gpu_have_one_order_while_a_plan_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    plan = make_plan(30, 48)
+    for device, mode in (("cpu", 0), ("cuda", 1)):
+        with following(replace(plan, device=device)):
+            assert torch.get_deterministic_debug_mode() == mode
+            assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == (device == "cuda")
+        assert torch.get_deterministic_debug_mode() == 0

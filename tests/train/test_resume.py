@@ -85,10 +85,11 @@ def test_metrics_log_is_cut_back_to_the_checkpoint(activations: store.Activation
     assert steps == ["step", "0", "3", "6", "9", "12", "15", "18"]
     with log.open("a") as file:
         file.write("2")  # a torn row
+    log.with_name("later.tsv").touch()  # begun, and killed before its first row
     (tmp_path / "run" / "metrics" / "metrics.json").write_text('{"torn')
     stopped(tmp_path / "run", activations, 1)  # step 15: the checkpoint is at 14
     steps = [line.split("\t")[0] for line in log.read_text().splitlines()]
-    assert steps == ["step", "0", "3", "6", "9", "12"]
+    assert steps == ["step", "0", "3", "6", "9", "12"] and not log.with_name("later.tsv").exists()
 
 
 def test_rates_go_on_where_the_checkpoint_is(activations: store.ActivationStore, tmp_path: Path) -> None:

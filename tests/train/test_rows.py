@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from stages.sae import find_variant, load, load_variants
 from stages.sae.architecture import AttentionRow, NormRow, PartsRow, ThresholdRow
 from stages.sae.variant import Variant
 from stages.train import Collapse, Run, TrainConfig, TrainResult, train, train_together
+from stages.train.run import PLAN
 from stages.train.trainer import Trainer
+from store.files import write_json
 from store.lock import Lock
 from store.problem import Problem
 from store.progress import SILENT
@@ -133,12 +135,24 @@ def test_a_row_that_cannot_be_written_leaves_the_others_as_they_are(
 
 def test_one_process_at_a_time_trains_a_row(activations: store.ActivationStore, tmp_path: Path) -> None:
     other = Lock(tmp_path / "topk", "training")
-    with pytest.raises(Problem, match="Another process is writing this training"):
-        train_together(runs(["baseline", "topk"], activations, tmp_path))
-    assert not (tmp_path / "topk").exists() and not (tmp_path / "baseline").exists()
+    done, locked = train_together(runs(["baseline", "topk"], activations, tmp_path))
+    assert isinstance(done, TrainResult)
+    assert isinstance(locked, Problem) and "Another process is writing this training" in str(locked)
+    assert not (tmp_path / "topk").exists()
     other.release()
     results = train_together(runs(["baseline", "topk"], activations, tmp_path))
-    assert all(isinstance(result, TrainResult) for result in results)
+    assert [result.did for result in results if isinstance(result, TrainResult)] == ["finished before", "trained"]
+
+
+def test_a_row_that_cannot_go_on_here_leaves_the_others_as_they_are(
+    activations: store.ActivationStore, tmp_path: Path
+) -> None:
+    (elsewhere,) = runs(["topk"], activations, tmp_path)
+    plan = elsewhere.prepare(True, SILENT)
+    write_json(elsewhere.folder / PLAN, {"fingerprint": elsewhere.identity, "plan": {**asdict(plan), "torch": "0.1"}})
+    failed, done = train_together(runs(["topk", "baseline"], activations, tmp_path))
+    assert isinstance(failed, Problem) and "cannot follow the plan" in str(failed)
+    assert isinstance(done, TrainResult)
 
 
 def test_rows_in_lockstep_keep_the_threads_of_their_plans(
