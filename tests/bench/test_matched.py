@@ -124,10 +124,17 @@ def test_a_cell_is_the_mean_over_seeds_and_its_interval(differences: list[float 
     assert cell(differences, digits) == text
 
 
-def test_a_family_needs_pairs_and_curves_of_every_seed() -> None:
+def test_a_family_needs_pairs_of_every_seed_and_one_curve() -> None:
     jobs = FAMILY.jobs
-    assert len(jobs) == len(set(jobs)) == 3 * 5
+    assert len(jobs) == len(set(jobs)) == 3 * 2 + 3
     assert {(job.variant, job.seed, job.sparsity) for job in jobs if job.seed == 0} == {OWN, CONTROL, *CURVE}
+
+
+def test_other_seeds_use_the_same_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = five()
+    rows |= {(name, 1, None): rows[name, 0, None] for name in ("own", "own+no-temporal")}
+    monkeypatch.setattr(Job, "read", lambda job: rows.get((job.variant, job.seed, job.sparsity), {}))
+    assert difference("own", FAMILY, 1, "ev") == pytest.approx(0.9 - (0.5 + (0.6 - 0.4)))
 
 
 def test_without_any_row_the_table_says_so_in_every_cell(monkeypatch: pytest.MonkeyPatch) -> None:
