@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import console
 from pipeline.params import Params, Profile, read_params, use_profile, with_model
@@ -16,6 +17,7 @@ from store.progress import Progress
 
 if TYPE_CHECKING:
     from stages.harvest.cluster import Cluster
+    from stages.harvest.harvest import HarvestResult
 
 
 def run(
@@ -31,7 +33,6 @@ def run(
     """Harvest what the profile and the flags ask for, into the path that this content has."""
     from stages.harvest.estimate import estimate
     from stages.harvest.harvest import harvest
-    from stages.harvest.request import at_recorded_revision, make_request
 
     if workers and scheduler:
         raise Problem(
@@ -44,39 +45,66 @@ def run(
     params = read_params(project.root)
     with console.progress() as progress:
         plain, switched = choose_profile(params, name, model, layers)
-        asked = with_flags(plain, model, layers, tokens)
-        flagged = asked != plain
-        stores = [local_folder(folder)] if folder else project.stores(asked)
-        asked = replace(asked, corpus=at_recorded_revision(asked.corpus, stores))
-        request = make_request(asked.harvest, asked.model, asked.corpus, progress)
-        suffix = suffix_of(digest(request)) if flagged else ""
-        target = local_folder(folder) if folder else project.store(asked, suffix)
+        wanted = _wanted(project, plain, with_flags(plain, model, layers, tokens), folder, progress)
+        asked = wanted.profile
         if switched:
-            made = "harvesting makes it the current one" if dry else "made it the current one"
-            if not dry:
-                use_profile(project.root, plain.name)
-            progress.note(
-                f"layer {plain.harvest.layers} is the hook point of profile {plain.name}: {made} "
-                f"(back: pipeline use {params.profile.name})"
-            )
+            _switch(project, plain, params.profile.name, dry, progress)
         if dry:
             crew = _crew(workers, scheduler, progress)
-            console.print_facts(estimate(target, asked.harvest, asked.model, asked.corpus, crew, progress).facts())
+            plan = estimate(wanted.target, asked.harvest, asked.model, asked.corpus, crew, progress)
+            console.print_facts(plan.facts())
             return
         with _cluster(workers, scheduler, progress) as cluster:
             result = harvest(
-                target,
+                wanted.target,
                 asked.harvest,
                 asked.model,
                 asked.corpus,
-                request=request,
+                request=wanted.request,
                 replace=folder is None,
                 cluster=cluster,
                 progress=progress,
             )
+    _print(project.show(wanted.target), asked, result)
+
+
+class _Wanted(NamedTuple):
+    """A harvest that was asked for."""
+
+    profile: Profile
+    """With the flags, and the revision of the corpus that its store has already."""
+    request: dict[str, Any]
+    """What decides the content of the store."""
+    target: Path
+    """The store."""
+
+
+def _wanted(project: Project, plain: Profile, asked: Profile, folder: str | None, progress: Progress) -> _Wanted:
+    """What `asked` means, which is `plain` with the flags; these give the store a suffix, unless `folder` names it."""
+    from stages.harvest.request import at_recorded_revision, make_request
+
+    stores = [local_folder(folder)] if folder else project.stores(asked)
+    found = replace(asked, corpus=at_recorded_revision(asked.corpus, stores))
+    request = make_request(found.harvest, found.model, found.corpus, progress)
+    suffix = suffix_of(digest(request)) if asked != plain else ""
+    return _Wanted(found, request, local_folder(folder) if folder else project.store(found, suffix))
+
+
+def _switch(project: Project, profile: Profile, before: str, dry: bool, progress: Progress) -> None:
+    """Make another profile the current one, and say so."""
+    made = "harvesting makes it the current one" if dry else "made it the current one"
+    if not dry:
+        use_profile(project.root, profile.name)
+    progress.note(
+        f"layer {profile.harvest.layers} is the hook point of profile {profile.name}: {made} "
+        f"(back: pipeline use {before})"
+    )
+
+
+def _print(target: str, asked: Profile, result: HarvestResult) -> None:
     positions = result.n_sequences * asked.harvest.context
     done = {"finished before": "already complete, every byte verified; nothing to do"}
-    print(f"{project.show(target)}: {done.get(result.did, result.did)}")
+    print(f"{target}: {done.get(result.did, result.did)}")
     console.print_facts(
         {
             "sequences": f"{result.n_sequences:,} of {asked.harvest.context} positions ({positions:,} tokens)",

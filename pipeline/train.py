@@ -31,9 +31,6 @@ def run(
     """Train every asked variant with every asked seed; those that can share their windows step together."""
     import store
     from stages.sae.table import find_variant, load_variants
-    from stages.train.config import make_config
-    from stages.train.estimate import estimate
-    from stages.train.run import Run
 
     project = Project.here()
     params = read_params(project.root)
@@ -56,24 +53,50 @@ def run(
     runs = []
     for row in rows:
         for seed in seeds:
-            config = make_config(row, profile.train, seed=seed, steps=steps)
-            for layer in layers_of(row, profile, opened):
-                run = Run.of(config, opened, layer, Path())
-                suffix = suffix_of(run.identity) if flagged else ""
-                last = f"-L{layer}" if layer != max(opened.layers) else ""
-                target = out or project.run(profile, row.name, seed, last + suffix)
-                runs.append(replace(run, folder=target if not (out and last) else out.with_name(out.name + last)))
+            runs += _runs_of(row, seed, steps, profile, opened, project, flagged, out)
     model = (opened.request.get("model") or {}).get("name", "of no named model")
     with console.progress() as progress:
         progress.note(f"store: {project.show(place)} ({model}, root {opened.root[:8]})")
         if dry:
-            for run in runs:
-                facts, seconds = estimate(run.config, opened, run.layer)
-                time = console.duration(seconds)
-                console.print_facts({"run": project.show(run.folder), **facts, "estimated time": time})
+            _print_plans(runs, project)
             return
         opened.check(progress)
         _train_all(runs, project, progress, replaced=out is None)
+
+
+def _runs_of(
+    row: Variant,
+    seed: int,
+    steps: int | None,
+    profile: Profile,
+    opened: ActivationStore,
+    project: Project,
+    flagged: bool,
+    out: Path | None,
+) -> list[Run]:
+    """The trainings of a variant with a seed, one a layer; flags give their folders a suffix, unless `out` names it."""
+    from stages.train.config import make_config
+    from stages.train.run import Run
+
+    config, runs = make_config(row, profile.train, seed=seed, steps=steps), []
+    for layer in layers_of(row, profile, opened):
+        run = Run.of(config, opened, layer, Path())
+        last = f"-L{layer}" if layer != max(opened.layers) else ""
+        if out is not None:
+            target = out.with_name(out.name + last) if last else out
+        else:
+            target = project.run(profile, row.name, seed, last + (suffix_of(run.identity) if flagged else ""))
+        runs.append(replace(run, folder=target))
+    return runs
+
+
+def _print_plans(runs: Sequence[Run], project: Project) -> None:
+    from stages.train.estimate import estimate
+
+    for run in runs:
+        facts, seconds = estimate(run.config, run.store, run.layer)
+        time = console.duration(seconds)
+        console.print_facts({"run": project.show(run.folder), **facts, "estimated time": time})
 
 
 def _train_all(runs: Sequence[Run], project: Project, progress: Progress, replaced: bool) -> None:
