@@ -29,8 +29,15 @@ def estimate(config: TrainConfig, store: ActivationStore, layer: int) -> tuple[d
         trainer = Trainer(config, plan, normalisation, store.context)
         for step in range(WARM_STEPS):
             trainer.step(step, windows.batch(step), measured=False)
-        begun = time.perf_counter()
+        begun = _now(trainer.device)
         for step in range(WARM_STEPS, WARM_STEPS + TIMED_STEPS):
             trainer.step(step, windows.batch(step), measured=False)
-        seconds = (time.perf_counter() - begun) / TIMED_STEPS * config.steps
-    return plan.facts(), seconds
+        seconds = (_now(trainer.device) - begun) / TIMED_STEPS * config.steps
+    return {name: fact for name, fact in plan.facts().items() if fact is not None}, seconds
+
+
+def _now(device: torch.device) -> float:
+    """The time at which a device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
