@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stages.sae.architecture import PartsRow
-from stages.sae.codes import DenseCodes, DerivedCodes
+from stages.sae.codes import Codes, DenseCodes, DerivedCodes, SignedCodes
 from stages.sae.model import SAE, Encoding
 from stages.sae.normalisation import Normalisation
 from stages.sae.sparsifier import Sparsifier
@@ -48,11 +48,14 @@ class ComposedSAE(SAE):
         start: int = 0,
     ) -> Encoding:
         found = super().encoding((x.to(self.mean.dtype) - self.mean) / self.scale, segments, start)
-        codes, events = found.codes.dense() * self.scale, found.codes.events
-        raw = DenseCodes(codes)
+        raw, events = self._in_raw_units(found.codes), found.codes.events
         if events is not found.codes:
-            raw = DerivedCodes(codes, DenseCodes(events.dense() * self.scale))
+            raw = DerivedCodes(raw.tensor, self._in_raw_units(events))
         return found._replace(codes=raw)
+
+    def _in_raw_units(self, codes: Codes) -> DenseCodes:
+        kind = SignedCodes if isinstance(codes, SignedCodes) else DenseCodes
+        return kind(codes.dense() * self.scale)
 
     def decode(self, codes: Float[Tensor, "*tokens d_sae"]) -> Float[Tensor, "*tokens d_in"]:
         return codes @ self.W_dec + (self.mean + self.scale * self.b_dec)

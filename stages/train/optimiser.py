@@ -80,10 +80,14 @@ class Optimiser:
         return Prepared(norm, clipped)
 
     def _add_noise(self, gradients: list[Tensor], scale: float, step: int) -> None:
-        """Normal noise whose standard deviation is `scale` root mean squares of each parameter's gradient."""
-        generator = generator_at(self.seed, step, "gradient noise")
+        """Normal noise whose standard deviation is `scale` root mean squares of each parameter's gradient.
+
+        Drawn where the gradients are: as many numbers as there are parameters, every step.
+        """
+        device = self.sae.W_dec.device
+        generator = generator_at(self.seed, step, "gradient noise", device)
         for gradient in gradients:
-            noise = torch.randn(gradient.shape, generator=generator).to(gradient.device)
+            noise = torch.randn(gradient.shape, generator=generator, device=device)
             gradient.addcmul_(noise, gradient.square().mean().sqrt(), value=scale)
 
     def state(self) -> dict[str, Tensor]:

@@ -13,6 +13,6 @@ def rng_at(seed: int, step: int, purpose: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([seed, step, zlib.crc32(purpose.encode())]))
 
 
-def generator_at(seed: int, step: int, purpose: str) -> torch.Generator:
-    """torch's generator (on the CPU) for one purpose at one step."""
-    return torch.Generator().manual_seed(int(rng_at(seed, step, purpose).integers(2**63)))
+def generator_at(seed: int, step: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """torch's generator for one purpose at one step; devices of two kinds draw different numbers."""
+    return torch.Generator(device).manual_seed(int(rng_at(seed, step, purpose).integers(2**63)))

@@ -44,6 +44,7 @@ COMPOSED = [
     PartsRow(convolution=ConvolutionRow(3, (1, 2)), gate=GateRow(4, 2.0)),
     PartsRow(residual=ResidualRow(16), norm=NormRow("batch")),
     PartsRow(norm=NormRow("layer")),
+    PartsRow(norm=NormRow("layer_of_codes")),
     PartsRow(integrator=IntegratorRow(0.999)),
     PartsRow(prediction=PredictionRow(2, 4)),
 ]
@@ -114,6 +115,8 @@ def test_saved_sae_on_raw_activations_equals_the_trained_one_on_normalised(
     assert_close_on_raw(codes, expected_codes * scale, raw)
     events, expected_events = (each.encoding(x).codes.events for each, x in ((loaded, raw.float()), (sae, normalised)))
     assert torch.equal(events.count(), expected_events.count()) and (events.count() > 0).any()
+    keep = torch.ones(raw.shape[:-1], dtype=torch.bool)
+    assert torch.equal(events.firings(keep), expected_events.firings(keep)), "negative codes are active too"
     assert not events.dense()[..., :3].any(), "pruned latents stay silent"
     decoded, reconstructed = (
         of.double() * scale + normalisation.mean for of in (sae.decode(expected_codes), sae(normalised))
