@@ -28,6 +28,7 @@ from store.files import write_json
 
 ROOT = Path(__file__).parents[1]
 Trained = dict[str, dict[str, Any]]
+Same = dict[str, dict[str, str | None]]
 
 
 def trained_by(tree: Path) -> Trained:
@@ -52,24 +53,25 @@ def trained_at(commit: str) -> Trained:
 
 
 def differing(before: Trained, after: Trained) -> list[str]:
-    """The rows that leave other bytes behind, run other modules, or are not in both trees."""
-    names = sorted(before.keys() | after.keys())
-    empty: dict[str, Any] = {"trained": None, "code": {}}
-    pairs = {name: (before.get(name, empty), after.get(name, empty)) for name in names}
-    return [
-        name
-        for name, (one, other) in pairs.items()
-        if one["trained"] != other["trained"] or one["code"].keys() != other["code"].keys()
-    ]
+    """The rows that leave other bytes behind or are not in both trees, and those of whose change nothing can be said:
+    they run fewer modules than before, or one more that another row has run all along."""
+    known = {(module, now) for trained in before.values() for module, now in trained["code"].items()}
+    wrong = set(before.keys() ^ after.keys())
+    for name in before.keys() & after.keys():
+        one, other = before[name]["code"], after[name]["code"]
+        same = before[name]["trained"] == after[name]["trained"]
+        if not same or one.keys() - other or any(new in known for new in other.items() if new[0] not in one):
+            wrong.add(name)
+    return sorted(wrong)
 
 
-def counted_as(before: Trained, after: Trained, known: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+def counted_as(before: Trained, after: Trained, known: Same) -> Same:
     """`known`, and for each module that differs what it is now and what it counts as."""
     found = {module: dict(same) for module, same in known.items()}
     for name, trained in after.items():
         for module, now in trained["code"].items():
-            if now != before[name]["code"][module]:
-                found.setdefault(module, {})[now] = before[name]["code"][module]
+            if now != (was := before[name]["code"].get(module)):
+                found.setdefault(module, {})[now] = was
     return dict(sorted(found.items()))
 
 

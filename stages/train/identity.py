@@ -28,9 +28,13 @@ ONLY_FOR: dict[str, Callable[[Variant], object]] = {
 }
 """Modules that only some rows run, so that a change of one outdates no other row."""
 
+DECIDING = ("stages.sae", "stages.train", "store.pairs", "store.windows")
+"""Where code lies that decides what is trained. The rest of `store` hands on bytes that are checked by digests."""
+
 SAME_BITS = Path(__file__).with_name("same_bits.json")
-"""By module, the sha256 of what it is now and of what it was, for changes that change no bit of what is trained on a
-CPU. `python -m bench.same_bits` trains every row before and after a change, and writes it."""
+"""By module, the sha256 of what it is now and of what it was (null: no part of the training), for changes that change
+no bit of what is trained on a CPU. `python -m bench.same_bits` trains every row before and after a change, and writes
+it."""
 
 
 def fingerprint(config: TrainConfig, activations: str, layer: int) -> str:
@@ -59,11 +63,11 @@ def code_of(row: Variant) -> dict[str, str]:
     """sha256 of each module that the training of a row runs, as a syntax tree: comments, docstrings and layout do not
     count.
 
-    These are the modules of the two packages that its loop imports, directly or not, but for those of parts that
-    the row does without: changes to what only reads SAEs or tables outdate no run. A module that computes the same bits
-    as an earlier one counts as that.
+    These are the modules of `DECIDING` that its loop imports, directly or not, but for those of parts that the row
+    does without: changes to what only reads SAEs or tables outdate no run. A module that computes the same bits as an
+    earlier one counts as that.
     """
-    found: dict[str, str] = {}
+    found: dict[str, str | None] = {}
     same = same_bits()
     waiting = ["stages.train.loop"]
     while waiting:
@@ -74,26 +78,26 @@ def code_of(row: Variant) -> dict[str, str]:
             now, imported = _module(path, path.stat().st_mtime_ns)
             found[name] = same.get(name, {}).get(now, now)
             waiting += imported
-    return found
+    return {name: counted for name, counted in found.items() if counted is not None}
 
 
 @cache
-def same_bits() -> dict[str, dict[str, str]]:
+def same_bits() -> dict[str, dict[str, str | None]]:
     """The content of `SAME_BITS`."""
-    found: dict[str, dict[str, str]] = json.loads(SAME_BITS.read_text())
+    found: dict[str, dict[str, str | None]] = json.loads(SAME_BITS.read_text())
     return found
 
 
 @cache
 def _module(path: Path, changed: int) -> tuple[str, list[str]]:
-    """sha256 of a module's syntax tree and the modules of the two packages that it imports.
+    """sha256 of a module's syntax tree and the modules of `DECIDING` that it imports.
 
     A quarter of a second for all of them, so each is read once.
     """
     tree = syntax(path.read_bytes())
     names = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("stages.sae", "stages.train")):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(DECIDING):
             names += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
     return digest(ast.dump(tree)), names
 

@@ -17,18 +17,20 @@ def trained(row: str, bits: str, **code: str) -> Trained:
 
 
 def test_rows_differ_by_their_bytes_and_by_their_modules() -> None:
-    before = trained("same", "1", a="x") | trained("other", "1", a="x") | trained("grown", "1", a="x")
-    after = trained("same", "1", a="y") | trained("other", "2", a="x") | trained("grown", "1", a="x", b="x")
-    assert differing(before, after) == ["grown", "other"]
-    assert differing(before, trained("same", "1", a="y") | trained("new", "1")) == ["grown", "new", "other"]
+    before = trained("same", "1", a="x") | trained("other", "1", a="x") | trained("less", "1", a="x", b="x")
+    after = trained("same", "1", a="y", c="x") | trained("other", "2", a="x") | trained("less", "1", a="x")
+    assert differing(before, after) == ["less", "other"]
+    assert differing(before, trained("same", "1", a="y") | trained("new", "1")) == ["less", "new", "other"]
+    shared = trained("same", "1", a="x", b="x")
+    assert differing(before, shared | trained("other", "1", a="x") | trained("less", "1", a="x", b="x")) == ["same"]
 
 
 def test_a_module_counts_as_the_oldest_that_was_the_same() -> None:
     once = counted_as(trained("row", "1", a="x", b="z"), trained("row", "1", a="y", b="z"), {})
     assert once == {"a": {"y": "x"}}
     # `code_of` has said "x" for "y" since, and is asked about "w"
-    again = counted_as(trained("row", "1", a="x", b="z"), trained("row", "1", a="w", b="z"), once)
-    assert again == {"a": {"y": "x", "w": "x"}}
+    again = counted_as(trained("row", "1", a="x", b="z"), trained("row", "1", a="w", b="z", c="v"), once)
+    assert again == {"a": {"y": "x", "w": "x"}, "c": {"v": None}}
 
 
 @pytest.mark.parametrize(("bits", "status"), [("1", 0), ("2", 1)])

@@ -97,13 +97,19 @@ def test_code_that_a_row_does_without_outdates_it_not() -> None:
 
 
 def test_a_module_of_the_same_bits_counts_as_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = code_of(TABLE["topk"])
-    now = plain["stages.train.loop"]
     file = tmp_path / "same_bits.json"
-    file.write_text(json.dumps({"stages.train.loop": {now: "before"}, "stages.train.plan": {now: "before"}}))
     monkeypatch.setattr(identity, "SAME_BITS", file)
-    identity.same_bits.cache_clear()
-    try:
-        assert code_of(TABLE["topk"]) == plain | {"stages.train.loop": "before"}
-    finally:
+
+    def code(same: dict[str, dict[str, str | None]]) -> dict[str, str]:
+        file.write_text(json.dumps(same))
         identity.same_bits.cache_clear()
+        return code_of(TABLE["topk"])
+
+    plain = code({})
+    loop, rates = "stages.train.loop", "stages.train.rates"
+    other = {"stages.train.plan": {plain[loop]: "of another module"}}
+    found = code({loop: {plain[loop]: "before"}, rates: {plain[rates]: None}, **other})
+    identity.same_bits.cache_clear()
+    expected = {**plain, loop: "before"}
+    del expected[rates]
+    assert found == expected
