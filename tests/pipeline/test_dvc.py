@@ -35,6 +35,9 @@ class DvcProject:
         shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))
         for name in ("sae", "train", "evaluate", "language_model", "report"):
             shutil.copytree(ROOT / "stages" / name, root / "stages" / name)
+        (root / "store").mkdir()
+        for name in ("pairs.py", "windows.py"):
+            shutil.copy(ROOT / "store" / name, root / "store")
         self.bin = root.parent / "bin"
         self.bin.mkdir()
         command = self.bin / "pipeline"
