@@ -234,5 +234,6 @@ def measured(run: Run, results: Path) -> dict[str, Any]:
 
 def computed_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two rows saw the same activations and were trained in the same arithmetic."""
-    same_plan = all(one["plan"][key] == other["plan"][key] for key in ("device", "products", "cpu", "torch"))
+    keys = ("device", "gpu", "products", "cpu", "torch")
+    same_plan = all(one["plan"].get(key) == other["plan"].get(key) for key in keys)
     return same_plan and one["store_root"] == other["store_root"]

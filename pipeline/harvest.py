@@ -83,11 +83,12 @@ def _wanted(project: Project, plain: Profile, asked: Profile, folder: str | None
     """What `asked` means, which is `plain` with the flags; these give the store a suffix, unless `folder` names it."""
     from stages.harvest.request import at_recorded_revision, make_request
 
-    stores = [local_folder(folder)] if folder else project.stores(asked)
+    named = local_folder(folder) if folder else None
+    stores = project.stores(asked) if named is None else [named]
     found = replace(asked, corpus=at_recorded_revision(asked.corpus, stores))
     request = make_request(found.harvest, found.model, found.corpus, progress)
     suffix = suffix_of(digest(request)) if asked != plain else ""
-    return _Wanted(found, request, local_folder(folder) if folder else project.store(found, suffix))
+    return _Wanted(found, request, named or project.store(found, suffix))
 
 
 def _switch(project: Project, profile: Profile, before: str, dry: bool, progress: Progress) -> None:

@@ -54,7 +54,7 @@ def run(
     for row in rows:
         for seed in seeds:
             runs += _runs_of(row, seed, steps, profile, opened, project, flagged, out)
-    model = (opened.request.get("model") or {}).get("name", "of no named model")
+    model = opened.model_name or "of no named model"
     with console.progress() as progress:
         progress.note(f"store: {project.show(place)} ({model}, root {opened.root[:8]})")
         if dry:

@@ -71,6 +71,12 @@ class ActivationStore:
         return self.manifest.request
 
     @property
+    def model_name(self) -> str | None:
+        """Name of the language model whose activations these are; None where the request names none."""
+        name: str | None = (self.request.get("model") or {}).get("name")
+        return name
+
+    @property
     def plan(self) -> dict[str, Any]:
         """How the harvest was executed."""
         return self.manifest.plan

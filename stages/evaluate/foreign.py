@@ -121,7 +121,7 @@ class ForeignSAE(Subject):
         return []
 
     def check_store(self, store: ActivationStore) -> None:
-        recorded, own = (store.request.get("model") or {}).get("name"), self.facts["model_name"]
+        recorded, own = store.model_name, self.facts["model_name"]
         if own is not None and recorded is not None and base_name(own) != base_name(recorded):
             raise Problem(
                 "This SAE is of another language model than the activation store.",
