@@ -27,7 +27,8 @@ from pipeline import console
 from pipeline.params import Profile, read_params
 from pipeline.paths import Project, suffix_of
 from pipeline.train import layers_of
-from stages.evaluate.run import TOGETHER, evaluate
+from stages.evaluate.run import evaluate
+from stages.evaluate.task import TOGETHER
 from stages.evaluate.versions import TEMPORAL, VERSIONS
 from stages.sae.table import find_variant, load_variants
 from stages.sae.variant import Variant

@@ -75,8 +75,6 @@ class ForeignSAE(Subject):
     """Sizes, model, hook point and files."""
     sae_config: Mapping[str, Any]
     """`cfg.json`."""
-    sae: SAE
-    """What the files hold."""
 
     @classmethod
     def read(cls, path: Path, layers: Sequence[int]) -> ForeignSAE:
@@ -92,7 +90,7 @@ class ForeignSAE(Subject):
             config, files = _config(path / CONFIG), [path / CONFIG, path / WEIGHTS]
             hook = named(config, "hook_name") or named(config, "hook_point")  # an older name of it
             layer = _only_layer(path, layers) if hook is None else _layer_of_hook(hook, path)
-        sae = load_gemma_scope(path) if path.suffix == ".npz" else load(path)
+        sae = _load(path)
         facts = {
             "d_in": sae.d_in,
             "d_sae": sae.d_sae,
@@ -102,7 +100,7 @@ class ForeignSAE(Subject):
             **({"assumed": ASSUMED.format(layer)} if hook is None else {}),
             "files": {file.name: file_sha256(file) for file in files},
         }
-        return cls(path, facts, config, sae)
+        return cls(path, facts, config)
 
     @property
     def ids(self) -> tuple[str, str]:
@@ -155,7 +153,11 @@ class ForeignSAE(Subject):
         return Blueprint(row, sae.row, "tied", sae.d_in, sae.d_sae, k, sae.context)
 
     def load(self) -> SAE:
-        return self.sae
+        return _load(self.path)
+
+
+def _load(path: Path) -> SAE:
+    return load_gemma_scope(path) if path.suffix == ".npz" else load(path)
 
 
 def _config(path: Path) -> dict[str, Any]:

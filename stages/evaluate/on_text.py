@@ -17,7 +17,7 @@ from stages.evaluate.core.variance import sparsity_variance
 from stages.evaluate.foreign import read_without_store
 from stages.evaluate.output import EvaluationResult
 from stages.evaluate.subject import Subject
-from stages.evaluate.task import Task
+from stages.evaluate.task import Task, together
 from stages.evaluate.text import PackedText
 from stages.evaluate.versions import CORE, fingerprint
 from stages.language_model import corpus
@@ -71,9 +71,8 @@ def evaluate_on_text(
         batches = Batches.in_order(np.arange(len(packed)), config)
         facts = {"text": {**decided["text"], "rows": len(packed)}}
         material = Material(str(decided["text"]["source"]), context, batches, model_facts(lm), facts)
-        for layer in packed.layers:
-            group = [task for task in waiting if task.subject.layer == layer]
-            _evaluate_layer(group, packed, layer, material, progress)
+        for group in together(waiting):
+            _evaluate_together(group, packed, material, progress)
     return [task.result() for task in tasks]
 
 
@@ -82,10 +81,9 @@ def _prepare(subject: Subject, out: Path, decided: Mapping[str, Any]) -> Task:
     return Task.prepare(out, subject, everything, [CORE], suffix=f"-{fingerprint(CORE, everything)[:8]}")
 
 
-def _evaluate_layer(
-    tasks: Sequence[Task], packed: PackedText, layer: int, material: Material, progress: Progress
-) -> None:
-    """Measure the SAEs of one layer together and write their results."""
+def _evaluate_together(tasks: Sequence[Task], packed: PackedText, material: Material, progress: Progress) -> None:
+    """Measure SAEs of one layer and write their results."""
+    layer = tasks[0].subject.layer
     saes = {task.key: task.subject.load_for(material.context).to(packed.lm.device) for task in tasks}
     told = {key + TOLD: sae for key, sae in saes.items() if sae.row.ordered}
     both, batches = {**saes, **told}, material.batches

@@ -16,6 +16,8 @@ from store.files import digest
 
 DIGITS = 7
 """Significant ones that files keep: an error is rarely as small as 1e-4 of its number."""
+NOT_OF_DOCUMENTS = ("run", "model_dtype", "tagger")
+"""Of what decides an evaluation, that which has no say in which documents it reads."""
 
 
 @dataclass(frozen=True)
@@ -56,5 +58,5 @@ def replicates_of(result: Result) -> dict[str, Replicates]:
     found = dict((result.temporal or {}).get("replicates", {}))
     if result.facts.get("fingerprint") == fingerprint(CORE, decided):
         found |= result.facts["replicates"]
-    drawn = digest({key: value for key, value in decided.items() if key != "run"})
+    drawn = digest({key: value for key, value in decided.items() if key not in NOT_OF_DOCUMENTS})
     return {name: Replicates(drawn, np.array(values)) for name, values in found.items()}

@@ -16,7 +16,7 @@ from stages.evaluate.foreign import read_subject
 from stages.evaluate.output import EvaluationResult
 from stages.evaluate.probing.part_of_speech import tagger_version
 from stages.evaluate.probing.run import probe
-from stages.evaluate.task import Part, Task
+from stages.evaluate.task import Part, Task, together
 from stages.evaluate.temporal.run import temporal
 from stages.evaluate.temporal.sentences import SentenceEnds
 from stages.evaluate.versions import CORE, PROBING, TEMPORAL, VERSIONS
@@ -30,10 +30,6 @@ from store import open as open_store
 from store.files import write_json
 from store.problem import Problem
 from store.progress import SILENT, Progress
-
-TOGETHER = 4
-"""SAEs of a layer that are measured at a time. They share the passes of the language model and what they are compared
-with; each takes up to 0.6 GB at 2,304 latents, and results are written once all of them are measured."""
 
 
 def evaluate(
@@ -70,10 +66,8 @@ def evaluate(
         keep_freed_memory()
         lm = load_language_model(lm_config, progress)
         check_model(opened, lm)
-        for layer in sorted({task.subject.layer for task in waiting}):
-            group = [task for task in waiting if task.subject.layer == layer]
-            for first in range(0, len(group), TOGETHER):
-                _evaluate_layer(group[first : first + TOGETHER], lm, opened, layer, batches, progress)
+        for group in together(waiting):
+            _evaluate_together(group, lm, opened, batches, progress)
     return [task.result() for task in tasks]
 
 
@@ -111,16 +105,11 @@ def check_model(store: ActivationStore, lm: LanguageModel) -> None:
         )
 
 
-def _evaluate_layer(
-    tasks: Sequence[Task],
-    lm: LanguageModel,
-    store: ActivationStore,
-    layer: int,
-    batches: Batches,
-    progress: Progress,
+def _evaluate_together(
+    tasks: Sequence[Task], lm: LanguageModel, store: ActivationStore, batches: Batches, progress: Progress
 ) -> None:
     """Measure what some runs of one layer lack and write it."""
-    begun = time.monotonic()
+    begun, layer = time.monotonic(), tasks[0].subject.layer
     device = next(lm.model.parameters()).device
     saes = {task.key: task.subject.load_for(store.context).to(device) for task in tasks}
     levels = {task.key: task.subject.levels for task in tasks}

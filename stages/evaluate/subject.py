@@ -18,8 +18,8 @@ class Subject(ABC):
     """An SAE on disk that reads one layer of a store."""
 
     facts: Mapping[str, Any]
-    """What is known of its making: `d_in`, `model_name` where its files say it; steps and tokens only of a training of
-    this package."""
+    """What is known of its making: `d_in` and `d_sae`, `model_name` where its files say it; steps and tokens only of a
+    training of this package."""
     sae_config: Mapping[str, Any]
     """`cfg.json` in SAELens's format; empty where there is none."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +13,10 @@ from stages.evaluate.output import EvaluationResult
 from stages.evaluate.subject import Subject
 from stages.evaluate.versions import SUMMARY, fingerprint
 from store.files import write_json
+
+TOGETHER, LATENTS = 4, 40_000
+"""SAEs of a layer that are measured at a time, and latents of all of them. They share the passes of the language model
+and what they are compared with; each takes up to 0.25 MB a latent, and results are written once all are measured."""
 
 
 class Part(Protocol):
@@ -76,6 +80,19 @@ class Task:
     def path(self, name: str) -> Path:
         """Where a file is."""
         return self.out / _with(name, self.suffix)
+
+
+def together(tasks: Sequence[Task]) -> Iterator[list[Task]]:
+    """The tasks in groups of one layer that are measured at a time."""
+    for layer in sorted({task.subject.layer for task in tasks}):
+        group: list[Task] = []
+        for task in (task for task in tasks if task.subject.layer == layer):
+            latents = sum(each.subject.facts["d_sae"] for each in (*group, task))
+            if group and (len(group) == TOGETHER or latents > LATENTS):
+                yield group
+                group = []
+            group.append(task)
+        yield group
 
 
 def _with(name: str, suffix: str) -> str:

@@ -53,7 +53,7 @@ class TrainedRun(Subject):
                 found=f"no {' and no '.join(missing)}",
                 do="run the same training again: it goes on where it stopped",
             )
-        facts, config = (json.loads(path.read_text()) for path in paths)
+        facts, config = map(_json, paths)
         return cls(folder, facts, config)
 
     @property
@@ -102,3 +102,11 @@ class TrainedRun(Subject):
 
     def load(self) -> SAE:
         return load(self.folder / SAE_FOLDER)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Problem("A file of this run cannot be read.", where=path, found=error, do="train it again") from None
+    return content

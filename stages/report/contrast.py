@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from stages.evaluate.replicates import Replicates
+from stages.evaluate.results import Setting
 from stages.evaluate.standard_error import half_width, standard_error
 from stages.report.evaluated_run import EvaluatedRun, grouped
 from stages.report.metric import METRICS, Metric
@@ -182,8 +184,15 @@ def contrast(control: str, pairs: Sequence[Pair]) -> Contrast | None:
 def _paired(
     group: Sequence[EvaluatedRun], runs: Sequence[EvaluatedRun], control: str
 ) -> list[tuple[EvaluatedRun, EvaluatedRun]]:
-    controls = {(run.setting, run.k): run for run in runs if run.variant == control}
-    return [(run, controls[run.setting, run.k]) for run in group if (run.setting, run.k) in controls]
+    controls = {_shared(run): run for run in runs if run.variant == control}
+    return [(run, controls[_shared(run)]) for run in group if _shared(run) in controls]
+
+
+def _shared(run: EvaluatedRun) -> tuple[Setting, int | None, str]:
+    """What a control has of its variant: all but temporal terms, parts and what the row is called."""
+    row = {name: run.row.get(name) for name in ("optimizer", "sparsifier", "batches", "initialisation", "stopping")}
+    objective = {name: of for name, of in run.row.get("objective", {}).items() if name not in ("temporal", "contrast")}
+    return run.setting, run.k, json.dumps([row, objective], sort_keys=True)
 
 
 def _numbers(pairs: Sequence[Pair], name: str) -> np.ndarray:

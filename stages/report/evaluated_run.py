@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -99,10 +100,14 @@ def _curves(result: Result, run: Path, progress: Progress) -> dict[str, Curve]:
 def _groups(results: Sequence[Result]) -> list[str]:
     """Name the group of each by its variant, and by as much of its training and store as tells groups of it apart."""
     traits = [_traits(result) for result in results]
+    times = Counter((result.variant, result.seed, own) for result, own in zip(results, traits, strict=True))
+    again = {(variant, own) for (variant, _, own), n in times.items() if n > 1}
     names = []
     for result, own in zip(results, traits, strict=True):
         kin = [each for other, each in zip(results, traits, strict=True) if other.variant == result.variant]
-        differing = (trait for i, trait in enumerate(own) if len({each[i] for each in kin}) > 1)
+        differing = [trait for i, trait in enumerate(own) if len({each[i] for each in kin}) > 1]
+        if (result.variant, own) in again:  # a seed that was trained twice, with other numbers or other code
+            differing.append(Path(result.name).name)
         names.append(", ".join([result.variant, *differing]))
     return names
 

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from stages.evaluate.subject import named
 from stages.report.evaluated_run import EvaluatedRun, grouped
 from stages.report.numeral import numeral, percent
 
@@ -26,7 +27,7 @@ def _of_one_place(runs: Sequence[EvaluatedRun]) -> list[str]:
     groups = sorted(map(Group, grouped(runs).values()), key=lambda group: -_sortable(group.explained))
     best, *others = groups
     core = best.runs[0].core
-    hook = core["sae_cfg_dict"].get("metadata", {}).get("hook_name", "the hooked layer")
+    hook = named(core["sae_cfg_dict"], "hook_name") or f"layer {best.runs[0].setting.layer}"
     tokens = f"{numeral(best.number('variance_tokens'), 0)} heldout tokens"
     sentences = [
         f"On {core['eval_config']['model_name']} at {hook}, {best.label} explains {percent(best.explained)} of the "

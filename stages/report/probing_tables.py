@@ -35,7 +35,8 @@ def _task(task: str, title: str, runs: Sequence[EvaluatedRun]) -> str:
     asked = [(run, tasks_of(run)[task]) for run in runs if task in tasks_of(run)]
     if not asked:
         return ""
-    first = asked[0][1]
+    answered = [found for _, found in asked if found["reason"] is None]
+    first = (answered or [found for _, found in asked])[0]
     question = f"{first['definition'][0].upper()}{first['definition'][1:]}."
     told = [(run, found["scores"]) for run, found in asked if found["reason"] is None]
     if not told:

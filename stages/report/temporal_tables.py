@@ -61,7 +61,12 @@ def temporal_table(runs: Sequence[EvaluatedRun], columns: Sequence[Definition]) 
         name = f'<th scope="rowgroup" colspan="{len(columns) + 1}"><span>{swatch}{escape(run.label)}</span></th>'
         cells = "".join(_stack(run, each, shown) for each in columns)
         rows.append(f'<tr class="name">{name}</tr><tr><th scope="row">{lines}</th>{cells}</tr>')
-    return f'<div class="scroll">{table("nulls", ["Run", *(each.title for each in columns)], rows)}</div>'
+    return f'<div class="scroll">{table("nulls", ["Run", *map(_head, columns)], rows)}</div>'
+
+
+def _head(definition: Definition) -> str:
+    """`Lifetime (tokens)`."""
+    return definition.title if definition.unit == "1" else f"{definition.title} ({definition.unit})"
 
 
 def _anywhere(name: str, columns: Sequence[Definition], measured: Iterable[Mapping[str, Any]]) -> bool:

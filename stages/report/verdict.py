@@ -97,14 +97,18 @@ def _permuted(comparison: Comparison) -> str:
     orders = [d for name in gained if (d := comparison.order.differences[name]).known]
     gains = comparison.permuted.differences
     less = [d for d in orders if d.improves]
-    as_much = [d for d in orders if not d.improves and gains[d.metric.name].improves]
-    unclear = [d for d in orders if d not in less and d not in as_much]
+    more = [d for d in orders if d.clear and not d.improves]
+    as_much = [d for d in orders if _nothing(d) and gains[d.metric.name].improves]
+    unclear = [d for d in orders if d not in (*less, *more, *as_much)]
     clauses = []
+    if more:
+        beyond = ", ".join(_gain(d) for d in more)
+        clauses.append(f"gains more {_gains_at(more, gains)}: order takes from it ({beyond})")
     if as_much:
         clauses.append(f"gains as much, within error, {_gains_at(as_much, gains)}: it does not take order")
     if less:
-        more = f"order accounts for the rest ({', '.join(_gain(d) for d in less)})"
-        clauses.append(f"gains less {_gains_at(less, gains)}: {more}")
+        rest = ", ".join(_gain(d) for d in less)
+        clauses.append(f"gains less {_gains_at(less, gains)}: order accounts for the rest ({rest})")
     if unclear:
         clauses.append(f"can be told from neither {_gains_at(unclear, gains)}: what order is worth there is open")
     return f"{comparison.order.control}, trained in permuted order, {'; it '.join(clauses)}." if clauses else ""
@@ -184,9 +188,9 @@ def _caution(main: Contrast) -> str:
     sentences = []
     if abs(l0.mean) > OTHER_L0 * l0.control:
         sentences.append("The two are not equally sparse, which moves what was bought as well as what it cost.")
-    sparser = l0.mean < -OTHER_L0 * l0.control or dead.mean > DEAD_SHARE * main.pairs[0][0].number("latents")
-    if sparser and (gained or smoother):
-        sentences.append("Its codes are sparser or more of them dead, and that alone can improve TCS and smoothness.")
+    denser = l0.mean > OTHER_L0 * l0.control or dead.mean > DEAD_SHARE * main.pairs[0][0].number("latents")
+    if denser and (gained or smoother):
+        sentences.append("More latents are active or more are dead, and that alone can improve TCS and smoothness.")
     if in_null:
         scales = listed([_scale(d) for d in in_null])
         sentences.append(

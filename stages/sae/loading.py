@@ -34,10 +34,10 @@ def load(folder: Path) -> SAE:
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
         sae = empty(config, config_path)
-        sae.load_state_dict(_ours(sae, config, load_file(weights_path)))
+        sae.load_state_dict(_ours(sae, config, _sound(load_file(weights_path))))
     except FileNotFoundError as error:
         raise Problem("A saved SAE is missing.", where=error.filename or folder) from None
-    except (ValueError, TypeError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise Problem("A saved SAE cannot be read.", where=folder, found=error) from None
     return sae.eval()
 
@@ -51,7 +51,7 @@ def load_gemma_scope(path: Path) -> SAE:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            tensors = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
+            tensors = _sound({name: torch.from_numpy(arrays[name]).float() for name in arrays.files})
         d_in, d_sae = tensors["W_enc"].shape
         sae = SAE(d_in, d_sae, JumpReLU(d_sae))
         sae.load_state_dict(_ours(sae, {"apply_b_dec_to_input": False}, tensors))
@@ -62,26 +62,43 @@ def load_gemma_scope(path: Path) -> SAE:
     return sae.eval()
 
 
+def _sound(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same, of which every number is finite; a threshold may be infinite, for a latent that never fires."""
+    for name, tensor in tensors.items():
+        unsound = tensor.isnan() if name.endswith("threshold") else ~tensor.isfinite()
+        if bool(unsound.any()):
+            raise ValueError(f"{int(unsound.sum())} of {tensor.numel()} numbers of {name} are not finite")
+    return dict(tensors)
+
+
 @torch.no_grad()
 def _ours(sae: SAE, config: Mapping[str, Any], found: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Saved tensors as an SAE of this package has them: settings that it lacks go into the weights.
 
     An encoder that reads `x` instead of `x - b_dec` has `b_dec W_enc` more in its bias. Pre-activations that are
-    multiplied by the norms of decoder rows are those of an encoder that is, and of a decoder of unit norm.
+    multiplied by the norms of decoder rows are those of an encoder that is, and of a decoder of unit norm. A threshold
+    below 0 lets pass what a ReLU does, as 0 would.
     """
     if isinstance(sae, ComposedSAE):
         return dict(found)
     tensors = {name: tensor.float() for name, tensor in found.items()}
     if isinstance(sae.sparsifier, JumpReLU):
-        tensors["sparsifier.log_threshold"] = tensors.pop("threshold").log()
+        tensors["sparsifier.log_threshold"] = tensors.pop("threshold").clamp(min=0.0).log()
         tensors["sparsifier.bandwidth"] = sae.sparsifier.bandwidth
-    if not config.get("apply_b_dec_to_input", True):
+    if not _flag(config, "apply_b_dec_to_input", True):
         tensors["b_enc"] = tensors["b_enc"] + tensors["b_dec"] @ tensors["W_enc"]
-    if config.get("rescale_acts_by_decoder_norm", False):
+    if _flag(config, "rescale_acts_by_decoder_norm", False):
         norms = tensors["W_dec"].norm(dim=-1)
         tensors["W_enc"], tensors["b_enc"] = tensors["W_enc"] * norms, tensors["b_enc"] * norms
         tensors["W_dec"] = tensors["W_dec"] / norms.unsqueeze(-1)
     return tensors
+
+
+def _flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = config.get(key, default)
+    if not isinstance(value, bool):
+        raise ValueError(f"{key} is {value!r}, neither true nor false")
+    return value
 
 
 def empty(config: Mapping[str, Any], where: Path) -> SAE:
@@ -139,7 +156,10 @@ def _sparsifier(kind: str, config: Mapping[str, Any], where: Path) -> Sparsifier
         case "standard":
             return ReLU()
         case "topk":
-            return TopK(int(config["k"]))
+            k = config["k"]
+            if type(k) is not int or not 1 <= k <= config["d_sae"]:
+                raise ValueError(f"k is {k!r}, and has to be a whole number from 1 to d_sae = {config['d_sae']}")
+            return TopK(k)
         case "jumprelu":
             return JumpReLU(config["d_sae"])
         case other:

@@ -14,6 +14,7 @@ from sae_lens.saes.sae import SAEMetadata
 
 from stages.evaluate.foreign import ForeignSAE, foreign_name
 from stages.evaluate.run import evaluate
+from stages.evaluate.task import Task, together
 from stages.sae.loading import load
 from store.problem import Problem
 from tests.evaluate.test_run import CONFIG, LAYER, D, Scene
@@ -150,6 +151,48 @@ def test_a_configuration_that_says_nothing_is_refused(scene: Scene, tmp_path: Pa
     (path / "cfg.json").write_text(text)
     with pytest.raises(Problem, match="saved SAE"):
         results(scene, path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("k", [0, D_SAE + 1, 4.7, "4"])
+def test_a_k_that_no_sae_has_is_refused(scene: Scene, tmp_path: Path, k: object) -> None:
+    path = saved_by_saelens(tmp_path / "sae", scene)
+    config = json.loads((path / "cfg.json").read_text())
+    (path / "cfg.json").write_text(json.dumps(config | {"k": k}))
+    with pytest.raises(Problem, match=r"(?s)cannot be read.*from 1 to d_sae = 48"):
+        results(scene, path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["W_enc", "b_dec", "threshold"])
+def test_weights_that_are_no_numbers_are_refused(scene: Scene, tmp_path: Path, name: str) -> None:
+    path = saved_by_gemma_scope(tmp_path / "res", scene)
+    with np.load(path) as arrays:
+        found = {key: arrays[key] for key in arrays.files}
+    found[name] = np.where(np.arange(found[name].size).reshape(found[name].shape) == 3, np.nan, found[name])
+    np.savez(path, **found)
+    with pytest.raises(Problem, match=f"(?s)no file of Gemma Scope.*1 of .* numbers of {name} are not finite"):
+        results(scene, path, tmp_path / "out")
+
+
+def test_thresholds_below_zero_pass_what_saelens_passes(scene: Scene, tmp_path: Path) -> None:
+    theirs = sae_lens.JumpReLUSAE(sae_lens.JumpReLUSAEConfig(d_in=D, d_sae=D_SAE))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in theirs.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    theirs.threshold.data[0] = torch.inf  # a latent that never fires
+    theirs.save_model(tmp_path / "sae")
+    x = torch.randn(64, D, generator=generator)
+    codes = theirs.encode(x)
+    assert (codes[:, theirs.threshold < 0] > 0).any() and not codes[:, 0].any()
+    torch.testing.assert_close(load(tmp_path / "sae").encode(x), codes)
+
+
+def test_many_latents_are_measured_in_smaller_groups() -> None:
+    def task(layer: int, d_sae: int) -> Task:
+        return Task(Path(), "", ForeignSAE(Path(), {"layer": layer, "d_sae": d_sae}, {}), {}, {}, [])
+
+    narrow, wide = [task(11, 2304) for _ in range(9)], [task(5, 16384) for _ in range(3)]
+    sizes = [(group[0].subject.layer, len(group)) for group in together([*narrow, task(5, 65536), *wide])]
+    assert sizes == [(5, 1), (5, 2), (5, 1), (11, 4), (11, 4), (11, 1)]
 
 
 def test_a_file_that_is_no_sae_is_refused(scene: Scene, tmp_path: Path) -> None:

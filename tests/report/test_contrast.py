@@ -50,6 +50,27 @@ def test_on_the_same_documents_it_is_that_of_the_paired_replicates(root: Path) -
     assert "and 1.00 ± 0.01 points of CE score" in verdict(comparison)[0].replace("\u00a0", " ")
 
 
+def test_other_spellings_of_a_dtype_and_other_taggers_are_the_same_documents(root: Path) -> None:
+    folder = root / "results/warmup+no-temporal/seed0"
+    replicates = {"ce_loss_score": 0.94 + SHARED}
+    keep_replicates(folder, replicates, decided={"model_dtype": "torch.bfloat16", "tagger": "another"})
+    for name in ("temporal.json", "probing.json"):
+        (folder / name).unlink()
+    assert of(root, "ce_loss_score").error == pytest.approx(OWN.std(ddof=1))
+
+
+def test_of_two_controls_that_of_the_same_numbers_is_compared(tmp_path: Path) -> None:
+    def with_rate(lr: float, score: float) -> dict[str, Any]:
+        row = {"optimizer": {"lr": lr}, "objective": {"l1": 0.04}}
+        return {"autocorrelation": 0.16, "explained_variance_centred": score, "row": row}
+
+    controls = {f"warmup+no-temporal/seed0-{i}{'0' * 7}": with_rate(lr, 0.7 + lr) for i, lr in enumerate((0.1, 0.01))}
+    write_sample(tmp_path, {"warmup/seed0": with_rate(0.1, 0.75), **controls})
+    [comparison] = comparisons(read_runs(tmp_path / "results", tmp_path / "runs"))
+    assert comparison.bought is not None
+    assert comparison.bought.differences["explained_variance_centred"].control == pytest.approx(0.8)
+
+
 def test_as_many_digits_as_the_error_needs_to_be_seen(root: Path) -> None:
     found = of(root, "ce_loss_score")
     errors = {0.0: 4, math.nan: 4, 0.02: 4, 0.00031: 4, 0.00003: 5, 1e-17: 6}

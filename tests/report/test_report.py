@@ -12,6 +12,7 @@ import pytest
 
 from stages.report.evaluated_run import read_curves, read_runs
 from stages.report.finding import finding
+from stages.report.palette import colours
 from stages.report.report import report
 from store.problem import Problem
 from tests.report.samples import write_sample
@@ -108,6 +109,17 @@ def test_seeds_are_named_only_where_they_differ(tmp_path: Path) -> None:
     assert [run.label for run in read_runs(*two)] == ["topk/seed0", "topk/seed1"]
 
 
+def test_two_trainings_of_one_seed_are_no_two_seeds(tmp_path: Path) -> None:
+    names = ["topk/seed0-aaaaaaaa", "topk/seed0-bbbbbbbb", "topk/seed1-cccccccc", "baseline/seed0-dddddddd"]
+    runs = read_runs(*write_sample(tmp_path, {name: {} for name in names}))
+    assert [run.group for run in runs] == ["baseline", *(name.replace("/", ", ") for name in names[:3])]
+
+
+def test_as_many_groups_as_there_are_variants_have_colours_of_their_own(tmp_path: Path) -> None:
+    runs = read_runs(*write_sample(tmp_path, {f"row{i:02}/seed0": {} for i in range(30)}))
+    assert len(set(colours(runs).values())) == 30
+
+
 def test_levels_are_shown_and_a_silent_one_is_called_collapsed(tmp_path: Path) -> None:
     numbers = {"l0": 1.5, "alive": 0.9, "explained_variance_centred": 0.6, "smoothness": 0.1}
     first = {f"level0_{name}": value for name, value in numbers.items()}
@@ -148,6 +160,16 @@ def test_the_finding(tmp_path: Path, runs: dict, says: str, not_says: str) -> No
     text = " ".join(finding(read_runs(*write_sample(tmp_path, runs))))
     assert says in text
     assert not_says not in text
+
+
+def test_the_finding_names_the_layer_of_an_sae_that_names_no_hook_point(tmp_path: Path) -> None:
+    results, runs = write_sample(tmp_path, {"a/seed0": {}})
+    path = results / "a/seed0/core.json"
+    core = json.loads(path.read_text())
+    core["sae_cfg_dict"]["metadata"] = None
+    core["eval_result_unstructured"]["training"]["layer"] = 7
+    path.write_text(json.dumps(core))
+    assert " at layer 7, a explains" in finding(read_runs(results, runs))[0]
 
 
 def test_numbers_that_do_not_exist_are_shown_as_such(tmp_path: Path) -> None:

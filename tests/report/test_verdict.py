@@ -69,6 +69,15 @@ def test_where_permuted_order_gains_less_the_rest_is_due_to_order(tmp_path: Path
     assert "does not take order" not in text
 
 
+def test_where_permuted_order_gains_more_order_takes_from_it(tmp_path: Path) -> None:
+    permuted = {**VARIANT, "autocorrelation": 0.350}
+    runs = {"warmup/seed0": VARIANT, "warmup+no-temporal/seed0": CONTROL, "warmup+permuted/seed0": permuted}
+    text = says(tmp_path, runs)
+    assert "gains more at short (+0.150 ± 0.002" in text
+    assert "order takes from it (\u22120.114 ± 0.002" in text
+    assert "within error, at" not in text and "accounts for" not in text
+
+
 def test_where_the_permuted_control_can_be_told_from_neither_order_stays_open(tmp_path: Path) -> None:
     runs: dict[str, dict[str, Any]] = {}
     for seed, gain in enumerate((0.010, 0.0101, 0.0099)):
@@ -146,12 +155,18 @@ def test_one_seed_has_the_error_of_two_independent_measurements(tmp_path: Path) 
     assert not difference(pair, by_name["l0"]).known
 
 
-def test_sparser_codes_and_gains_that_permuted_inputs_keep_are_pointed_out(tmp_path: Path) -> None:
-    sparse = {**VARIANT, "l0": 40.0, "tcs_short_inputs_permuted": 0.2}
-    text = says(tmp_path, {"warmup/seed0": sparse, "warmup+no-temporal/seed0": CONTROL})
+def test_denser_codes_and_gains_that_permuted_inputs_keep_are_pointed_out(tmp_path: Path) -> None:
+    dense = {**VARIANT, "l0": 80.0, "tcs_short_inputs_permuted": 0.2}
+    text = says(tmp_path, {"warmup/seed0": dense, "warmup+no-temporal/seed0": CONTROL})
     assert "not equally sparse" in text
-    assert "Its codes are sparser or more of them dead" in text
+    assert "More latents are active or more are dead" in text
     assert "At short lags the difference is no larger, within its error, than with the inputs permuted" in text
+
+
+def test_sparser_codes_gain_in_spite_of_it(tmp_path: Path) -> None:
+    text = says(tmp_path, {"warmup/seed0": {**VARIANT, "l0": 40.0}, "warmup+no-temporal/seed0": CONTROL})
+    assert "not equally sparse" in text
+    assert "More latents are active" not in text
 
 
 def test_without_temporal_metrics_only_the_price_is_known(tmp_path: Path) -> None:

@@ -23,10 +23,10 @@ CONSISTENCY = (
         "TCS",
         1,
         "Temporal consistency: the autocorrelation of a latent's code, averaged over latents and over the lags of a "
-        "scale (short: 1 to 4 tokens, medium: 5 to 16, long: from 17 on), 0 where the order of tokens leaves no trace "
-        "and 1 where codes never change.",
-        "It rises when codes become sparser or die, so it means something only beside L0, dead latents and explained "
-        "variance.",
+        "scale (short: 1 to 4 tokens, medium: 5 to 16, long: from 17 on), 0 where two tokens of a document are no "
+        "more alike than any two of the corpus and 1 where codes never change.",
+        "At short and medium lags it rises with the number of active latents, and where rare latents die: it means "
+        "something only beside L0, dead latents and explained variance.",
     ),
     *_scales("tcs_binary", "Firing TCS", 1, "TCS of whether a latent is active, as 0 or 1."),
     Definition(
@@ -62,6 +62,7 @@ CONSISTENCY = (
         -1,
         "The largest change of a latent from one token to the next over the change of the activations, averaged over "
         "latents (T-SAE, arXiv 2511.05541): lower is smoother.",
+        "It falls where more latents are active, each with smaller steps, so it is compared at equal L0.",
         path=("smoothness",),
     ),
     *(
@@ -83,7 +84,7 @@ LIFETIMES = (
         "1",
         1,
         "How long a latent stays active over how long independent firings of its density would, median over latents: 1 "
-        "where order does not matter.",
+        "where no firing depends on another.",
         "lifetime",
         "ratio",
     ),

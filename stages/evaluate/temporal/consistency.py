@@ -67,8 +67,9 @@ class Lags:
 def consistency(sums: LaggedSums, lags: Lags) -> dict[str, float]:
     """TCS of a signal: 1 - E(h_{t+lag} - h_t)^2 / (2 sigma_i^2), averaged over a scale's lags and the signal's columns.
 
-    0 where order does not matter, 1 for a constant; equal to the mean autocorrelation of a stationary signal.
-    The pairs' expectation is over pairs, sigma_i^2 over all kept tokens. NaN where it does not exist.
+    0 where two tokens of a document are no more alike than any two of the corpus, 1 for a constant; equal to the mean
+    autocorrelation of a stationary signal. The pairs' expectation is over pairs, sigma_i^2 over all
+    kept tokens. NaN where it does not exist.
     """
     weights = torch.as_tensor(lags.weights, device=sums.heads.device)
     scores = 1 - weights @ sums.differences / (2 * corpus_variance(sums, lags))
