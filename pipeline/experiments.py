@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -87,10 +88,12 @@ class Experiments:
         """The tree of the commit, of changes to tracked files and of these blobs, by way of an index of its own."""
         with TemporaryDirectory() as folder:
             index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-            _git(self.root, "read-tree", self.head, variables=index)
+            own = self.root / _git(self.root, "rev-parse", "--git-path", "index")
+            if own.exists():  # with what was added and not committed
+                shutil.copyfile(own, index["GIT_INDEX_FILE"])
             _git(self.root, "add", "--update", ":/", variables=index)
             if (self.root / LOCK).exists():
-                _git(self.root, "add", LOCK, variables=index)
+                _git(self.root, "add", "--force", LOCK, variables=index)
             for path, blob in blobs.items():
                 _git(self.root, "update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", variables=index)
             return _git(self.root, "write-tree", variables=index)

@@ -51,7 +51,9 @@ def run(
 def _print(document: Mapping[str, Any]) -> None:
     """The score, and the settings of the sweep beside the untouched model."""
     found = document["eval_result_unstructured"]
-    known = {name: f"{of['known']:,} of {of['questions']:,}" for name, of in found["material"]["questions"].items()}
+    counts = found["material"]["questions"]
+    names = document["eval_config"]["dataset_names"]  # in their order, which JSON with sorted keys has lost
+    known = {name: f"{counts[name]['known']:,} of {counts[name]['questions']:,}" for name in names}
     score = document["eval_result_metrics"]["unlearning"]["unlearning_score"]
     console.print_facts({"score": f"{score:.4f}", "to forget": found["material"]["forget_set"], **known})
     head = ["intervention", "forget accuracy", "retain accuracy", "forget loss", "retain loss"]

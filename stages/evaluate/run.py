@@ -65,7 +65,7 @@ def evaluate(
     if waiting:
         keep_freed_memory()
         lm = load_language_model(lm_config, progress)
-        check_model(opened, lm)
+        check_model(opened, lm.name, lm.identity)
         for group in together(waiting):
             _evaluate_together(group, lm, opened, batches, progress)
     return [task.result() for task in tasks]
@@ -84,8 +84,8 @@ def _prepare(folder: Path, out: Path, store: ActivationStore, lm_config: ModelCo
     return Task.prepare(out, subject, decided, tuple(VERSIONS))
 
 
-def check_model(store: ActivationStore, lm: LanguageModel) -> None:
-    """A Problem unless `lm` is the very model (weights, tokenizer, configuration) that made the store."""
+def check_model(store: ActivationStore, name: str, identity: Mapping[str, str]) -> None:
+    """A Problem unless a model of this identity (weights, tokenizer, configuration) is the very one of the store."""
     recorded = store.request.get("model")
     if not isinstance(recorded, dict) or "name" not in recorded:
         raise Problem(
@@ -94,13 +94,13 @@ def check_model(store: ActivationStore, lm: LanguageModel) -> None:
             expected="a store that `pipeline harvest` wrote: cross-entropy is measured with its model",
             do="choose another store with --store",
         )
-    different = [name for name, value in lm.identity.items() if recorded.get(name) != value]
+    different = [file for file, value in identity.items() if recorded.get(file) != value]
     if different:
         raise Problem(
             "This language model is not the one that made the activation store.",
             where=store.path,
-            expected=", ".join([str(recorded["name"]), *(f"{n} {recorded.get(n)}" for n in different)]),
-            found=", ".join([lm.name, *(f"{n} {lm.identity[n]}" for n in different)]),
+            expected=", ".join([str(recorded["name"]), *(f"{file} {recorded.get(file)}" for file in different)]),
+            found=", ".join([name, *(f"{file} {identity[file]}" for file in different)]),
             do="evaluate with the store's model (--model), or choose the store of this one (--store)",
         )
 

@@ -84,15 +84,17 @@ class Subject(ABC):
     def load(self) -> SAE:
         """The SAE, working on raw activations."""
 
-    def load_for(self, context: int) -> SAE:
-        """The SAE; a Problem unless it knows the positions of rows of so many."""
+    def load_for(
+        self, length: int, rows: str = "these rows", do: str = "choose a store, or a profile, of a smaller context"
+    ) -> SAE:
+        """The SAE; a Problem unless it knows the positions of rows of such a length."""
         sae = self.load()
-        if sae.row.ordered and sae.context < context:
+        if (sae.row.position or sae.row.gate) and sae.context < length:
             raise Problem(
-                f"{self.name} knows fewer positions than these rows have.",
-                expected=f"rows of {sae.context} positions at the most",
-                found=context,
-                do="choose a store, or a profile, with a smaller harvest.context",
+                f"{self.name} knows fewer positions than {rows} have.",
+                expected=f"{sae.context} positions at the most",
+                found=length,
+                do=do,
             )
         return sae
 

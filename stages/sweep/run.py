@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stages.evaluate.config import EvaluateConfig
-from stages.evaluate.run import evaluate
+from stages.evaluate.run import check_model, evaluate
 from stages.language_model.config import ModelConfig
+from stages.language_model.model import identity
+from stages.language_model.source import resolve
 from stages.sae.variant import Variant
 from stages.sweep.cells import Cell
 from stages.sweep.outcome import Outcome
@@ -81,12 +83,11 @@ def jobs_of(
         try:
             run = Run.of(cell.config, store, layer, Path())
         except Problem as problem:
-            if problem.exit_status == 1:
-                raise
             # It would name a flag of `pipeline train`; a sweep has the same number in its table.
-            facts = {"expected": problem.expected, "found": problem.found}
+            wrong = problem.exit_status == 2
+            do = "change the sweep, or the row that it starts from" if wrong else problem.do
             raise Problem(
-                problem.what, where=where, **facts, do="change the sweep, or the row that it starts from", usage=True
+                problem.what, where=where, expected=problem.expected, found=problem.found, do=do, usage=wrong
             ) from None
         if run.identity in jobs:
             other = jobs[run.identity].cell.name
@@ -110,8 +111,11 @@ def run_jobs(
     what it came to. Killed at any moment, the next call does what is missing and gives the same.
 
     Raises:
-        Problem: what `evaluate` refuses: it concerns all cells.
+        Problem: what `evaluate` refuses: it concerns all cells. Another language model than the store's is refused
+            before anything is trained.
     """
+    if jobs:
+        check_model(jobs[0].run.store, lm_config.name, identity(resolve(lm_config, progress)))
     for group in _groups(jobs):
         progress.note(f"cells: {'; '.join(job.cell.name for job in group)}")
         known = {job.run.identity: job.ended for job in group}

@@ -26,24 +26,23 @@ class Clamp(NamedTuple):
 @torch.no_grad()
 def clamped(
     resid: Float[Tensor, "batch seq d"],
-    codes: Float[Tensor, "batch seq d_sae"],
-    fired: Bool[Tensor, "batch seq d_sae"],
+    codes: Float[Tensor, "batch seq n"],
+    fired: Bool[Tensor, "batch seq n"],
     segments: Int[Tensor, "batch seq"],
     sae: SAE,
     clamp: Clamp,
 ) -> Float[Tensor, "batch seq d"]:
     """The residual stream with the decoder rows of clamped latents added as often as their codes changed.
 
-    `fired` says where there are events: codes that integrate or are predicted stay above 0 where nothing fires. What
-    the SAE does not reconstruct stays, as in SAEBench. BOS and padding, where `segments` is negative, are neither
-    changed nor remembered.
+    `codes` and `fired` are of the clamped latents alone. `fired` says where there are events: codes that integrate or
+    are predicted stay above 0 where nothing fires. What the SAE does not reconstruct stays, as in SAEBench. BOS and
+    padding, where `segments` is negative, are neither changed nor remembered.
     """
     if not clamp.latents:
         return resid
     chosen = torch.tensor(clamp.latents, device=codes.device)
-    own = codes.index_select(-1, chosen)
-    active = recently(fired.index_select(-1, chosen) & (segments >= 0).unsqueeze(-1), segments, clamp.window)
-    change = torch.where(active, -clamp.multiplier - own, 0.0)
+    active = recently(fired & (segments >= 0).unsqueeze(-1), segments, clamp.window)
+    change = torch.where(active, -clamp.multiplier - codes, 0.0)
     return resid + (change @ sae.W_dec.index_select(0, chosen)).to(resid.dtype)
 
 

@@ -46,8 +46,11 @@ class UnlearnConfig:
                 )
         for name in ("retain_thresholds", "n_latents", "multipliers", "windows"):
             values = getattr(self, name)
-            if not values or min(values) <= 0:
-                raise Problem(f"unlearn.{name} is not a sweep.", expected="numbers above 0", found=values, usage=True)
+            if not values or min(values) <= 0 or len(set(values)) < len(values):
+                expected = "different numbers above 0"
+                raise Problem(f"unlearn.{name} is not a sweep.", expected=expected, found=values, usage=True)
+        if self.seed < 0:
+            raise Problem("unlearn.seed is below 0.", expected="0 or more", found=self.seed, usage=True)
         if 1 not in self.windows:
             raise Problem(
                 "unlearn.windows leaves out SAEBench's score.", expected="1 among them", found=self.windows, usage=True

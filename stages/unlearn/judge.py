@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from stages.unlearn.estimate import Estimate
 from stages.unlearn.questions import QuestionSet
 from stages.unlearn.scoring import Prompt, Scoring
 from stages.unlearn.text import Batch, Rows
+from store.problem import Problem
 from store.progress import SILENT, Progress
 
 Interventions = Callable[
@@ -63,36 +65,82 @@ def accuracies(
         for name, resid in interventions(splice.resid(batch.tokens), batch.segments):
             hidden = splice.tail(resid, batch.tokens)
             spans = [hidden[i, prompt.start : len(prompt.tokens)] for i, prompt in enumerate(prompts)]
-            # One product for all prompts: the head's weights cost more to read than a few positions to multiply.
-            logits = iter(splice.logits(torch.cat(spans)).float().split([len(span) for span in spans]))
+            scores = map(scoring.scores, _logits(splice, spans), prompts)
             for each in group:
-                scores = scoring.scores(list(islice(logits, len(each.prompts))), each.prompts, each.n_choices)
-                right.setdefault(name, []).append(int(np.argmax(scores)) == each.answer)
+                of_choices = list(chain.from_iterable(islice(scores, len(each.prompts))))[: each.n_choices]
+                right.setdefault(name, []).append(int(np.argmax(of_choices)) == each.answer)
         progress.advance(len(group))
     return {name: np.array(values) for name, values in right.items()}
 
 
-def ask(scoring: Scoring, questions: QuestionSet, places: Sequence[int], every_order: bool) -> list[Asked]:
-    """Questions of a set, in the order that they have or in every order of their choices."""
-    found = []
-    for place in places:
-        question = questions.questions[place]
-        orders = scoring.orders(question) if every_order else iter([tuple(range(len(question.choices)))])
-        for order in orders:
-            prompts = scoring.prompts(question, questions.subject, order)
-            found.append(Asked(place, prompts, len(order), order.index(question.answer)))
-    return found
+def _logits(
+    splice: Splice, spans: Sequence[Float[Tensor, "positions d"]]
+) -> Iterator[Float[Tensor, "positions vocab"]]:
+    """Those of each span. As many spans as fit a block share a product: the head's weights cost more to read than a few
+    positions to multiply."""
+    most, block = _positions_of_a_block(splice, spans[0]), list[Tensor]()
+    for span in spans:
+        if block and sum(map(len, block)) + len(span) > most:
+            yield from splice.logits(torch.cat(block)).float().split([len(each) for each in block])
+            block = []
+        block.append(span)
+    yield from splice.logits(torch.cat(block)).float().split([len(each) for each in block])
+
+
+def _positions_of_a_block(splice: Splice, hidden: Float[Tensor, "n d"]) -> int:
+    """Of how many positions logits are made at a time."""
+    return max(1, LOGIT_BYTES // (4 * splice.logits(hidden[:1]).shape[-1]))
+
+
+def ask(scoring: Scoring, questions: QuestionSet, places: Sequence[int]) -> list[Asked]:
+    """Questions of a set, with their choices in the order that they have."""
+    return [ask_one(scoring, questions, place, range(len(questions.questions[place].choices))) for place in places]
+
+
+def ask_one(scoring: Scoring, questions: QuestionSet, place: int, order: Sequence[int]) -> Asked:
+    """A question of a set, with its choices in an order."""
+    question = questions.questions[place]
+    prompts = scoring.prompts(question, questions.subject, order)
+    return Asked(place, prompts, len(order), order.index(question.answer))
 
 
 def known(
     splice: Splice, scoring: Scoring, questions: QuestionSet, batch_rows: int, progress: Progress = SILENT
 ) -> list[int]:
-    """Places of the questions that the untouched model answers rightly, whatever the order of their choices."""
-    asked = ask(scoring, questions, range(len(questions.questions)), every_order=True)
-    progress.start(f"what the model knows of {questions.name}", len(asked), "questions")
-    right = accuracies(splice, scoring, asked, untouched, batch_rows, progress)[""]
-    wrong = {each.question for each, is_right in zip(asked, right, strict=True) if not is_right}
-    return [place for place in range(len(questions.questions)) if place not in wrong]
+    """Places of the questions that the untouched model answers rightly, whatever the order of their choices.
+
+    Order by order, and no further with a question that was answered wrongly once.
+
+    Raises:
+        Problem: a question is longer than the model's positions.
+    """
+    orders = [scoring.orders(question) for question in questions.questions]
+    standing, found, number = list(range(len(orders))), list[int](), 0
+    while True:
+        number += 1
+        drawn = {place: order for place in standing if (order := next(orders[place], None)) is not None}
+        found += [place for place in standing if place not in drawn]
+        if not drawn:
+            return sorted(found)
+        asked = [ask_one(scoring, questions, place, order) for place, order in drawn.items()]
+        _check_lengths(asked, scoring)
+        what = f"what the model knows of {questions.name}, order {number} of the choices"
+        progress.start(what, len(asked), "questions")
+        right = accuracies(splice, scoring, asked, untouched, batch_rows, progress)[""]
+        standing = [each.question for each, is_right in zip(asked, right, strict=True) if is_right]
+
+
+def _check_lengths(asked: Sequence[Asked], scoring: Scoring) -> None:
+    longest = max(len(prompt.tokens) for each in asked for prompt in each.prompts)
+    positions = getattr(scoring.lm.model.config.get_text_config(), "max_position_embeddings", longest)
+    if longest > positions:
+        raise Problem(
+            "A question is longer than the language model's positions.",
+            where=scoring.lm.name,
+            expected=f"{positions} tokens at the most, with its choices",
+            found=longest,
+            do="leave the longest questions out",
+        )
 
 
 @torch.no_grad()
@@ -112,12 +160,21 @@ def losses(
             spent[counted] = _cross_entropy(splice, hidden, targets.to(resid.device)).double().cpu()
             sums.setdefault(name, []).append(spent.sum(1))
         progress.advance(1)
-    return {name: Estimate.of_rows(torch.cat(spent), torch.cat(counts)) for name, spent in sums.items()}
+    found = {name: Estimate.of_rows(torch.cat(spent), torch.cat(counts)) for name, spent in sums.items()}
+    for name, estimate in found.items():
+        if not math.isfinite(estimate.value):
+            raise Problem(
+                "An intervention leaves the model without a finite loss.",
+                where=name or "the untouched model",
+                found=estimate.value,
+                do="lower unlearn.multipliers",
+            )
+    return found
 
 
 def _cross_entropy(splice: Splice, hidden: Float[Tensor, "n d"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """That of each position, a block of positions at a time."""
-    positions = max(1, LOGIT_BYTES // (4 * splice.logits(hidden[:1]).shape[-1]))
+    positions = _positions_of_a_block(splice, hidden)
     blocks = zip(hidden.split(positions), targets.split(positions), strict=True)
     return torch.cat([F.cross_entropy(splice.logits(h).float(), own, reduction="none") for h, own in blocks])
 

@@ -24,6 +24,8 @@ def read_lines(path: Path, noun: str) -> Iterator[tuple[Any, str]]:
         where = f"{path}, line {number}"
         if line.strip():
             try:
-                yield json.loads(line), where
-            except ValueError as error:
+                found = json.loads(line)
+                json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate is valid JSON and no text
+                yield found, where
+            except (ValueError, RecursionError) as error:
                 raise Problem(f"A {noun} is not JSON.", where=where, found=error) from None

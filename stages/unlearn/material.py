@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.language_model.config import CorpusConfig
+from stages.language_model.config import PACKAGE, CorpusConfig
 from stages.language_model.corpus import documents
 from stages.unlearn.config import UnlearnConfig
 from stages.unlearn.questions import CHOICES, Article, QuestionSet, hub_questions, make_questions, read_questions
@@ -86,13 +86,21 @@ def read_material(files: Files, corpus: CorpusConfig, config: UnlearnConfig) -> 
 
 def _of_topic(topic: str, corpus: CorpusConfig, config: UnlearnConfig) -> Material:
     """Text and questions of a topic, and of all others."""
+    if not corpus.source.startswith(PACKAGE):  # else all of a hub's text would be read before it is refused
+        raise Problem(
+            "The corpus has no topics.",
+            where=corpus.source,
+            expected="the encyclopaedia of the embedded profile, the one corpus with topics",
+            do="name files with --forget and --retain",
+            usage=True,
+        )
     every = list(documents(corpus))
     topics = sorted({document.label for document in every if document.label})
     if topic not in topics:
         raise Problem(
             "The corpus has no such topic.",
             where=corpus.source,
-            expected=f"one of {', '.join(topics)}" if topics else "a corpus with topics",
+            expected=f"one of {', '.join(topics)}",
             found=topic,
             do="name one in params.yaml (unlearn.forget_topic), or files with --forget and --retain",
             usage=True,

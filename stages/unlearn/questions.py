@@ -82,7 +82,7 @@ def subject_of(name: str) -> str:
 
 def _question(row: Any, where: str) -> Question:
     keys = {"question": str, "choices": list, "answer": int}
-    if not isinstance(row, dict) or any(not isinstance(row.get(key), kind) for key, kind in keys.items()):
+    if not isinstance(row, dict) or any(type(row.get(key)) is not kind for key, kind in keys.items()):
         raise Problem(
             "This is no question.",
             where=where,

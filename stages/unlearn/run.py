@@ -14,7 +14,7 @@ from stages.evaluate.foreign import read_subject
 from stages.evaluate.run import check_model
 from stages.evaluate.subject import Subject
 from stages.language_model.config import ModelConfig
-from stages.language_model.model import LanguageModel, load
+from stages.language_model.model import LanguageModel, dtype_of, load
 from stages.language_model.splice import Splice
 from stages.unlearn.config import UnlearnConfig
 from stages.unlearn.judge import Asked, Interventions, accuracies, ask, known, losses, untouched
@@ -31,7 +31,7 @@ from store.files import digest, write_json
 from store.problem import Problem
 from store.progress import SILENT, Progress
 
-UNLEARN_VERSION = 3
+UNLEARN_VERSION = 4
 """Raised whenever a change to this code changes a number."""
 RMU = "rmu"
 
@@ -76,7 +76,7 @@ def unlearn(
             [asdict(questions) for questions in material.questions] + [*material.forget, "", *material.retain]
         ),
         "config": asdict(config),
-        "model_dtype": lm_config.dtype,
+        "model": [lm_config.name, str(dtype_of(lm_config))],
         "store": opened.root,
     }
     layer = subjects[0][0].layer
@@ -89,8 +89,10 @@ def unlearn(
     did = ["finished before" if document else "unlearned" for document in found]
     if not all(found):
         lm = load(lm_config, progress)
-        check_model(opened, lm)
+        check_model(opened, lm.name, lm.identity)
         session = _Session.prepare(lm, opened, layer, material, config, progress)
+        for subject in (subject for document, (_, _, subject) in zip(found, jobs, strict=True) if not document):
+            session.check(subject)
     documents = [
         document or session.write(out, fingerprint, subject, progress)
         for document, (out, fingerprint, subject) in zip(found, jobs, strict=True)
@@ -147,15 +149,23 @@ class _Session:
             for each in material.questions
         }
         _check_known(counts, material.forget_set)
-        asked = {each.name: ask(scoring, each, places[each.name], every_order=False) for each in material.questions}
+        asked = {each.name: ask(scoring, each, places[each.name]) for each in material.questions}
         facts = {
             "context": store.context,
+            "prompts": scoring.kind,
             **{f"{kind}_rows": len(rows.tokens) for kind, rows in others.items()},
             **{f"{kind}_loss_rows": len(rows.tokens) for kind, rows in judged.items()},
             "questions": counts,
             "forget_set": material.forget_set,
         }
         return cls(lm, layer, scoring, config, judged, others, asked, facts)
+
+    def check(self, subject: Subject | None) -> None:
+        """A Problem where an SAE does not know the positions of all questions; nothing is measured before."""
+        prompts = [prompt for asked in self.asked.values() for each in asked for prompt in each.prompts]
+        longest = max(len(prompt.tokens) for prompt in prompts)
+        if subject is not None:
+            subject.load_for(longest, "the longest questions", do="leave those out that are longer")
 
     def write(self, out: Path, fingerprint: str, subject: Subject | None, progress: Progress) -> dict[str, Any]:
         """Make and keep `unlearning.json` of a subject; of RMU without one."""

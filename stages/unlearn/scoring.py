@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import permutations
@@ -22,8 +23,8 @@ CHAT = ("<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\nAnswer: (
 """Around a question for Gemma models that were trained to answer, as SAEBench has it."""
 PLAIN = ("", "\nAnswer:")
 """The same for all others, as lm-evaluation-harness has it."""
-TURN = "<start_of_turn>"
-"""A model whose tokenizer has this token, and whose name says `-it`, is one of the first kind."""
+TURN, INSTRUCTED = "<start_of_turn>", re.compile(r"-it(?![a-z0-9])", re.IGNORECASE)
+"""A model whose tokenizer has this token, and whose name has this in it, is one of the first kind."""
 
 
 MOST_CHOICES = 6
@@ -45,6 +46,11 @@ class Scoring(ABC):
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
 
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """What its prompts are called in results."""
+
     @abstractmethod
     def orders(self, question: Question) -> Iterator[tuple[int, ...]]:
         """Orders of the choices in which a question has to be answered rightly to count as known."""
@@ -54,10 +60,8 @@ class Scoring(ABC):
         """What the model is asked, its choices in an order."""
 
     @abstractmethod
-    def scores(
-        self, logits: Sequence[Float[Tensor, "positions vocab"]], prompts: Sequence[Prompt], n_choices: int
-    ) -> list[float]:
-        """A score for each choice, of the logits at the counted positions of each prompt of a question."""
+    def scores(self, logits: Float[Tensor, "positions vocab"], prompt: Prompt) -> list[float]:
+        """Scores of the choices that a prompt is about, in their order, of the logits at its counted positions."""
 
     def _ids(self, text: str) -> list[int]:
         with quiet():
@@ -70,8 +74,8 @@ class LetterScoring(Scoring):
 
     def __init__(self, lm: LanguageModel) -> None:
         super().__init__(lm)
-        instructed = "-it" in lm.name and len(self._ids(TURN)) == 1
-        self._before, self._after = CHAT if instructed else PLAIN
+        self._instructed = INSTRUCTED.search(lm.name) is not None and len(self._ids(TURN)) == 1
+        self._before, self._after = CHAT if self._instructed else PLAIN
         spellings = [[self._ids(space + letter) for letter in LETTERS[:MOST_CHOICES]] for space in ("", " ")]
         single = [[ids[0] for ids in letters] for letters in spellings if all(len(ids) == 1 for ids in letters)]
         if not single:
@@ -81,6 +85,10 @@ class LetterScoring(Scoring):
                 do="set unlearn.scoring to completion",
             )
         self._letters = torch.tensor(single)
+
+    @property
+    def kind(self) -> str:
+        return "letter, as a chat" if self._instructed else "letter"
 
     def orders(self, question: Question) -> Iterator[tuple[int, ...]]:
         """All of them: a model that always says A knows nothing."""
@@ -101,16 +109,15 @@ class LetterScoring(Scoring):
         ids = [self.lm.bos_id, *self._ids(self._before + text + self._after)]
         return [Prompt(ids, len(ids) - 1)]
 
-    def scores(
-        self, logits: Sequence[Float[Tensor, "positions vocab"]], prompts: Sequence[Prompt], n_choices: int
-    ) -> list[float]:
-        (last,) = logits
-        scores: list[float] = last[0][self._letters.to(last.device)].amax(0).tolist()
-        return scores[:n_choices]
+    def scores(self, logits: Float[Tensor, "positions vocab"], prompt: Prompt) -> list[float]:
+        scores: list[float] = logits[0][self._letters.to(logits.device)].amax(0).tolist()
+        return scores
 
 
 class CompletionScoring(Scoring):
     """The mean log-probability of a choice's tokens after the question, whatever the order of the choices."""
+
+    kind = "completion"
 
     def orders(self, question: Question) -> Iterator[tuple[int, ...]]:
         yield tuple(range(len(question.choices)))
@@ -120,15 +127,9 @@ class CompletionScoring(Scoring):
         answers = [self._ids(f" {question.choices[i]}") for i in order]
         return [Prompt([*asked, *answer], len(asked) - 1) for answer in answers]
 
-    def scores(
-        self, logits: Sequence[Float[Tensor, "positions vocab"]], prompts: Sequence[Prompt], n_choices: int
-    ) -> list[float]:
-        found = []
-        for predicted, prompt in zip(logits, prompts, strict=True):
-            answer = torch.tensor(prompt.tokens[prompt.start + 1 :], device=predicted.device)
-            probabilities = predicted[:-1].log_softmax(-1).gather(1, answer.unsqueeze(1))
-            found.append(float(probabilities.mean()))
-        return found
+    def scores(self, logits: Float[Tensor, "positions vocab"], prompt: Prompt) -> list[float]:
+        answer = torch.tensor(prompt.tokens[prompt.start + 1 :], device=logits.device)
+        return [float(logits[:-1].log_softmax(-1).gather(1, answer.unsqueeze(1)).mean())]
 
 
 def scoring_of(name: ScoringName, lm: LanguageModel) -> Scoring:

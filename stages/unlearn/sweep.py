@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -40,7 +41,7 @@ class Setting:
     @property
     def name(self) -> str:
         """Unique in a sweep."""
-        return f"{self.retain_threshold:g}/{self.n_latents}/{self.multiplier:g}/{self.window}"
+        return f"{self.retain_threshold}/{self.n_latents}/{self.multiplier}/{self.window}"
 
     @property
     def clamp(self) -> Clamp:
@@ -62,17 +63,28 @@ class Clamps:
 
     def __init__(self, sae: SAE, settings: Sequence[Setting]) -> None:
         self.sae, self.settings = sae, settings
+        self._latents = torch.tensor(sorted({i for each in settings for i in each.latents}), dtype=torch.int64)
 
     def __call__(
         self, resid: Float[Tensor, "batch seq d"], segments: Int[Tensor, "batch seq"]
     ) -> Iterator[tuple[str, Float[Tensor, "batch seq d"]]]:
         """By name, the residual stream that a setting leaves; under "" the one that is there."""
         segments = segments.to(resid.device)
-        encoded = self.sae.encoding(resid.float(), segments=segments).codes
-        codes, fired = encoded.dense(), encoded.events.dense() > 0
+        latents = self._latents.to(resid.device)
+        codes, fired = self._of(latents, resid, segments)
         yield "", resid
         for setting in self.settings:
-            yield setting.name, clamped(resid, codes, fired, segments, self.sae, setting.clamp)
+            own = torch.searchsorted(latents, torch.tensor(setting.latents, dtype=torch.int64, device=latents.device))
+            yield setting.name, clamped(resid, codes[..., own], fired[..., own], segments, self.sae, setting.clamp)
+
+    def _of(
+        self, latents: Int[Tensor, " n"], resid: Float[Tensor, "batch seq d"], segments: Int[Tensor, "batch seq"]
+    ) -> tuple[Float[Tensor, "batch seq n"], Bool[Tensor, "batch seq n"]]:
+        """Codes of some latents and where they fire: those of all would stay in memory for every setting."""
+        encoded = self.sae.encoding(resid.float(), segments=segments).codes
+        codes = encoded.dense()
+        events = codes if encoded.events is encoded else encoded.events.dense()
+        return codes.index_select(-1, latents), events.index_select(-1, latents) != 0
 
 
 @dataclass(frozen=True)

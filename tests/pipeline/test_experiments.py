@@ -49,6 +49,18 @@ def test_an_experiment_is_recorded_once_for_its_numbers(root: Path) -> None:
     assert (git(root, "status", "--porcelain"), git(root, "rev-parse", "HEAD")) == (status, head)
 
 
+def test_files_that_were_added_and_an_ignored_lock_belong_to_it(root: Path) -> None:
+    (root / "new.yaml").write_text("two: 2\n")
+    git(root, "add", "new.yaml")
+    (root / ".gitignore").write_text("dvc.lock\n")
+    (root / "dvc.lock").write_text("schema: '2.0'\n")
+    Experiments.of(root).record("cell", {}, {"l0": 3})
+    head = git(root, "rev-parse", "HEAD")
+    files = git(root, "ls-tree", "-r", "--name-only", "--full-tree", f"refs/exps/{head[:2]}/{head[2:]}/cell").split()
+    assert {"project/new.yaml", "project/dvc.lock"} <= set(files) and "project/.gitignore" not in files
+    assert git(root, "diff", "--cached", "--name-only") == "project/new.yaml"
+
+
 def test_a_name_that_git_refuses(root: Path) -> None:
     with pytest.raises(Problem, match=r"(?s)git update-ref failed.*bad..name"):
         Experiments.of(root).record("bad..name", {}, {})

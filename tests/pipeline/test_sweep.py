@@ -18,6 +18,7 @@ import yaml
 from stages.sweep.outcome import METRICS
 from stages.train.loop import Member
 from tests.project import TinyProject, write_corpus
+from tests.tiny import tiny_model_folder
 
 ROOT = Path(__file__).parents[2]
 SCALE = "objective.temporal.scales.0"
@@ -221,6 +222,20 @@ def test_a_sweep_that_cannot_work_is_refused_before_any_work(
         assert (status, out) == (2, "") and "Traceback" not in err
         assert all(message in err for message in messages), err
     assert not (swept.root / "sweeps").exists()
+
+
+def test_another_language_model_is_refused_before_anything_is_trained(swept: TinyProject, tmp_path: Path) -> None:
+    other = tiny_model_folder(tmp_path / "other", "gpt2")
+    for model, message in ((tmp_path / "nowhere", "nowhere"), (other, "not the one that made the activation store")):
+        status, _, err = swept("sweep", "grid", "--model", str(model))
+        assert status in (1, 2) and message in err and "Traceback" not in err
+    assert not list((swept.root / "sweeps").rglob("plan.json"))
+
+
+def test_a_batch_larger_than_the_store_names_the_cell(swept: TinyProject) -> None:
+    declare(swept, grids=[{"variants": ["topk"], "axes": {"rows": {"replaces": "train.batch_rows", "values": [5000]}}}])
+    status, _, err = swept("sweep", "grid")
+    assert status == 1 and "smaller than a batch" in err and "grid, topk,rows=5000" in err and "harvest more" in err
 
 
 def test_an_unknown_sweep(swept: TinyProject) -> None:

@@ -34,7 +34,8 @@ def test_it_equals_a_loop_over_tokens(window: int) -> None:
     x, segments = rows(1)
     codes = sae.encode(x, segments)
     latents = (2, 5, 7, 11)
-    found = clamped(x, codes, codes > 0, segments, sae, Clamp(latents, 3.0, window))
+    own = codes[..., list(latents)]
+    found = clamped(x, own, own > 0, segments, sae, Clamp(latents, 3.0, window))
     for row in range(2):
         for t in range(x.shape[1]):
             changed = codes[row, t].clone()
@@ -53,14 +54,16 @@ def test_a_window_reaches_tokens_at_which_the_latent_is_silent() -> None:
     sae = tiny_sae()
     x, segments = rows(1)
     codes = sae.encode(x, segments)
-    one, many = (clamped(x, codes, codes > 0, segments, sae, Clamp(tuple(range(6)), 3.0, w)) for w in (1, 4))
+    own = codes[..., :6]
+    one, many = (clamped(x, own, own > 0, segments, sae, Clamp(tuple(range(6)), 3.0, w)) for w in (1, 4))
     assert not torch.allclose(one, many)
 
 
 def test_no_latents_change_nothing() -> None:
     x, segments = rows(2)
     codes = tiny_sae().encode(x, segments)
-    assert clamped(x, codes, codes > 0, segments, tiny_sae(), Clamp((), 9.0)) is x
+    none = codes[..., :0]
+    assert clamped(x, none, none > 0, segments, tiny_sae(), Clamp((), 9.0)) is x
 
 
 def test_a_latent_is_clamped_where_it_fires_not_where_its_code_lasts() -> None:
@@ -69,7 +72,7 @@ def test_a_latent_is_clamped_where_it_fires_not_where_its_code_lasts() -> None:
     x, segments = rows(1)
     codes, fired = torch.rand(2, 14, D_SAE) + 0.1, torch.zeros(2, 14, D_SAE, dtype=torch.bool)
     fired[0, 2, 5] = True
-    found = clamped(x, codes, fired, segments, sae, Clamp((5,), 3.0))
+    found = clamped(x, codes[..., [5]], fired[..., [5]], segments, sae, Clamp((5,), 3.0))
     expected = x.clone()
     expected[0, 2] -= (3.0 + codes[0, 2, 5]) * sae.W_dec[5]
     torch.testing.assert_close(found, expected)

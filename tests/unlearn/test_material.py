@@ -48,6 +48,8 @@ def test_a_separator_inside_a_string_ends_no_line(tmp_path: Path) -> None:
         ({**GOOD, "choices": ["one", "one"]}, "choices are wrong"),
         ({"question": "Which?", "answer": 0}, "no question"),
         ({**GOOD, "answer": "2"}, "no question"),
+        ({**GOOD, "answer": True}, "no question"),
+        ({**GOOD, "question": "\ud800"}, "no question|not JSON"),
         (["a", "list"], "no question"),
     ],
 )
@@ -217,7 +219,7 @@ def test_text_that_gives_no_full_row_is_refused(lm: LanguageModel) -> None:
     [
         (("forget.jsonl", None, ()), None, "belong together"),
         ((None, None, ()), None, "Nothing says what to forget"),
-        ((None, None, ()), "Biology", "no such topic"),
+        ((None, None, ()), "Biology", "has no topics"),
         (("forget.jsonl", "retain.jsonl", ("questions.jsonl",)), None, "on what to forget, and others"),
     ],
 )
@@ -234,7 +236,17 @@ def test_material_that_is_missing_is_named(tmp_path: Path, files: tuple, topic: 
         read_material(named, corpus, UnlearnConfig(forget_topic=topic))
 
 
-@pytest.mark.parametrize("wrong", [{"rows": 0}, {"multipliers": ()}, {"n_latents": (-1,)}, {"windows": (8,)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rows": 0},
+        {"multipliers": ()},
+        {"multipliers": (10.0, 10.0)},
+        {"n_latents": (-1,)},
+        {"windows": (8,)},
+        {"seed": -1},
+    ],
+)
 def test_a_sweep_that_cannot_be_is_refused_by_name(wrong: dict) -> None:
     with pytest.raises(Problem, match=f"unlearn.{next(iter(wrong))}"):
         UnlearnConfig(**wrong)

@@ -16,7 +16,7 @@ from stages.sae.model import SAE
 from stages.sae.sparsifier import TopK
 from stages.unlearn.config import UnlearnConfig
 from stages.unlearn.estimate import Estimate
-from stages.unlearn.judge import accuracies, ask, untouched
+from stages.unlearn.judge import accuracies, ask, ask_one, untouched
 from stages.unlearn.latents import firing_shares
 from stages.unlearn.questions import WMDP, Question, QuestionSet
 from stages.unlearn.scoring import LetterScoring
@@ -55,7 +55,11 @@ def test_the_sweep_equals_saebench(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     judge = Judge(hooked(lm.model, lm.tokenizer), tmp_path / "judge", monkeypatch, sets, texts(0), texts(1))
 
     for each in sets:
-        asked = ask(scoring, each, range(len(each.questions)), every_order=True)
+        asked = [
+            ask_one(scoring, each, place, order)
+            for place, question in enumerate(each.questions)
+            for order in scoring.orders(question)
+        ]
         right = accuracies(splice, scoring, asked, untouched, 8)[""]
         assert np.array_equal(right.reshape(-1, 24), judge.is_correct(each.name))
         assert 0 < right.mean() < 1
@@ -63,7 +67,7 @@ def test_the_sweep_equals_saebench(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     # A random model knows nothing in all 24 orders: those that it answers rightly in the first stand for the known.
     known = {}
     for each in sets:
-        asked = ask(scoring, each, range(len(each.questions)), every_order=False)
+        asked = ask(scoring, each, range(len(each.questions)))
         known[each.name] = np.flatnonzero(accuracies(splice, scoring, asked, untouched, 8)[""]).tolist()
         judge.call_known(each.name, known[each.name])
     random.seed(42)
@@ -79,9 +83,7 @@ def test_the_sweep_equals_saebench(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     settings = settings_of(config, *shares)
     assert {len(setting.latents) for setting in settings} == {3, 6}
     right = {
-        each.name: accuracies(
-            splice, scoring, ask(scoring, each, known[each.name], every_order=False), Clamps(sae, settings), 4
-        )
+        each.name: accuracies(splice, scoring, ask(scoring, each, known[each.name]), Clamps(sae, settings), 4)
         for each in sets
     }
     loss = Estimate(0.0, 0.0)
@@ -94,7 +96,7 @@ def test_the_sweep_equals_saebench(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     table, score = judge.sweep(sae, LAYER, {**SWEEP, **data})
     assert len(table) == len(settings)
     for row in table.to_dict("records"):
-        key = f"{row['retain_thres']:g}/{row['n_features']:g}/{row['multiplier']:g}/1"
+        key = f"{row['retain_thres']}/{row['n_features']:g}/{float(row['multiplier'])}/1"
         found = outcomes[key].row()
         assert found["retain_accuracy"] == pytest.approx(row["all_side_effects_mcq"])
         assert found["accuracy"] == pytest.approx({name: row[name] for name in names})

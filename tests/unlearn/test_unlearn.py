@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from stages.language_model.config import ModelConfig
 from stages.language_model.model import LanguageModel, load
@@ -22,14 +26,15 @@ from stages.unlearn.judge import known, losses, untouched
 from stages.unlearn.latents import firing_shares
 from stages.unlearn.questions import Question, QuestionSet
 from stages.unlearn.rmu import RMUConfig, rmu
-from stages.unlearn.scoring import CompletionScoring
+from stages.unlearn.scoring import CompletionScoring, LetterScoring, Prompt
 from stages.unlearn.sweep import outcome
 from stages.unlearn.text import Rows, pack
 from store.problem import Problem
-from tests.project import TinyProject
+from tests.project import VARIANTS, TinyProject
 from tests.schemas import saebench_schema
-from tests.tiny import SENTENCES, tiny_model_folder
+from tests.tiny import SENTENCES, tiny_model_folder, tiny_tokenizer
 from tests.unlearn.articles import install_articles
+from tests.unlearn.saebench import tiny_chat_model, tokenizer_for_chat
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +66,76 @@ def test_completion_is_the_mean_log_probability_of_the_answer(lm: LanguageModel)
         if int(np.argmax(scores)) == question.answer:
             expected.append(i)
     assert found == expected and 0 < len(found) < 9
+
+
+class Counting(CompletionScoring):
+    """Asks three times, and counts how often each question was asked."""
+
+    def __init__(self, lm: LanguageModel) -> None:
+        super().__init__(lm)
+        self.asked: list[str] = []
+
+    def orders(self, question: Question) -> Iterator[tuple[int, ...]]:
+        return permutations(range(len(question.choices)))
+
+    def prompts(self, question: Question, subject: str, order: Sequence[int]) -> list[Prompt]:
+        self.asked.append(question.text)
+        return super().prompts(question, subject, order)
+
+
+def test_a_question_that_was_answered_wrongly_once_is_not_asked_again(lm: LanguageModel) -> None:
+    questions = tuple(Question(f"Which {i}?", ("Paris", "the cell", "physics in 1905"), i % 3) for i in range(9))
+    every, once = QuestionSet("set", "set", questions), CompletionScoring(lm)
+    scoring = Counting(lm)
+    found = known(Splice(lm, 1), scoring, every, 7)
+    assert found == known(Splice(lm, 1), once, every, 7)  # to which the order is nothing
+    times = Counter(scoring.asked)
+    assert {times[question.text] for i, question in enumerate(questions) if i in found} == {6}
+    assert {times[question.text] for i, question in enumerate(questions) if i not in found} == {1}
+
+
+def test_logits_in_blocks_say_what_all_at_once_say(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    questions = tuple(Question(f"Which {i}?", ("Paris", "the cell", "physics in 1905"), i % 3) for i in range(9))
+    splice, scoring, every = Splice(lm, 1), CompletionScoring(lm), QuestionSet("set", "set", questions)
+    at_once = known(splice, scoring, every, 27)
+    sizes: list[int] = []
+    whole = splice.logits
+
+    def noting(hidden: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(hidden))
+        return whole(hidden)
+
+    monkeypatch.setattr(splice, "logits", noting)
+    monkeypatch.setattr("stages.unlearn.judge.LOGIT_BYTES", 4 * 12 * lm.model.config.vocab_size)
+    assert known(splice, scoring, every, 27) == at_once
+    assert max(sizes) <= 12 and len(sizes) > 5
+
+
+def test_a_question_longer_than_the_model_s_positions_is_refused(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lm.model.config, "max_position_embeddings", 12)
+    long = Question("Which " * 12, ("Paris", "The"), 0)
+    with pytest.raises(Problem, match=r"(?s)longer than the language model's positions.*12 tokens"):
+        known(Splice(lm, 1), CompletionScoring(lm), QuestionSet("set", "set", (long,)), 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "chat"),
+    [("gemma-2-2b-it", True), ("me/gemma-3-1b-IT_q4", True), ("gemma-2-2b", False), ("me/gemma-italian", False)],
+)
+def test_models_that_were_trained_to_answer_are_asked_in_a_chat(tmp_path: Path, name: str, chat: bool) -> None:
+    folder = tiny_chat_model(tmp_path / "model", tokenizer_for_chat(tiny_tokenizer()), 32, layers=3)
+    lm = load(ModelConfig(name, str(folder), dtype="float32"))
+    scoring = LetterScoring(lm)
+    (prompt,) = scoring.prompts(Question("Where?", ("here", "there"), 0), "places", (1, 0))
+    text = "The following are multiple choice questions (with answers) about places.\nWhere?\nA. there\nB. here"
+    turn, end = ("<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\nAnswer: (")
+    expected = f"{turn}{text}{end}" if chat else f"{text}\nAnswer:"
+    assert prompt.tokens == [lm.bos_id, *lm.tokenizer(expected, add_special_tokens=False)["input_ids"]]
+    assert (scoring.kind == "letter, as a chat") == chat
+    with pytest.raises(Problem, match="too many choices"):
+        scoring.orders(Question("Where?", tuple("abcdefg"), 0))
 
 
 def test_losses_are_those_of_the_model(lm: LanguageModel) -> None:
@@ -194,6 +269,29 @@ def test_the_command(trained: TinyProject, tmp_path: Path) -> None:
     (of_rmu,) = (json.loads(path.read_text()) for path in trained.root.glob("results/tiny/**/rmu/**/unlearning.json"))
     assert set(of_rmu["eval_result_unstructured"]["scores_by_window"]) == {"1"}
     assert "finished before" in trained(*options)[1]
+
+
+def test_another_dtype_is_another_unlearning(trained: TinyProject, tmp_path: Path) -> None:
+    options = ["unlearn", "runs/tiny/topk/seed0", *write_material(tmp_path)]
+    for dtype, did in (("float32", "unlearned"), ("bfloat16", "unlearned"), ("bfloat16", "finished before")):
+        trained.params["profiles"]["tiny"]["model"]["dtype"] = dtype
+        trained.save()
+        status, out, err = trained(*options)
+        assert status == 0 and f"unlearning.json: {did}" in out, err
+
+
+def test_an_sae_that_does_not_know_the_positions_of_a_question_is_refused(trained: TinyProject, tmp_path: Path) -> None:
+    rows = {**VARIANTS, "placed": {**VARIANTS["topk"], "parts": {"position": {"dim": 4, "std": 0.02}}}}
+    (trained.root / "variants.yaml").write_text(yaml.safe_dump(rows))
+    assert trained("train", "--variant", "placed")[0] == 0
+    options = write_material(tmp_path)
+    long = {"question": "What is " + "the cell of " * 9, "choices": ["Paris", "The"], "answer": 0}
+    rows = [json.dumps({**long, "answer": answer}) for answer in (0, 1)]  # one of them is known
+    with (tmp_path / "cells.jsonl").open("a") as file:
+        file.write("\n".join(rows))
+    status, _, err = trained("unlearn", "runs/tiny/placed/seed0", *options)
+    assert status == 1 and "placed/seed0 knows fewer positions than the longest questions have" in err
+    assert "16 positions at the most" in err and not list(trained.root.rglob("unlearning.json"))
 
 
 def test_nothing_is_judged_on_the_text_that_it_was_made_with(
