@@ -15,7 +15,7 @@ INK, SOFT, GREY = "#1a202c", "#5a6577", "#a0aec0"
 """Of text, of what stands back, and of nulls and references."""
 
 
-SHADES = (0.0, 0.45, -0.4, 0.7)
+SHADES = (0.0, 0.4, -0.4, -0.65)
 """How far to white, or below 0 to black, colours are shifted when they come round again."""
 
 
