@@ -40,7 +40,7 @@ ROW: dict[str, Any] = {"seconds": 630, "stopped_by": "no smaller loss", "summary
 
 
 def test_a_line_says_what_was_done_and_each_temporal_metric_beside_its_nulls() -> None:
-    assert line("window3", ROW) == [
+    assert line("window3", ROW, []) == [
         "window3",
         "7,100 of 8,000",
         "no smaller loss",
@@ -50,6 +50,7 @@ def test_a_line_says_what_was_done_and_each_temporal_metric_beside_its_nulls() -
         "200.0",
         "12",
         "0.9877",
+        "- / -",
         "0.1235 / 0.0200 / -0.0100",
         "0.1000 / 0.0500 / 0.0000",
         "0.5000 / - / -",
@@ -59,15 +60,28 @@ def test_a_line_says_what_was_done_and_each_temporal_metric_beside_its_nulls() -
 
 def test_a_line_leaves_out_what_is_not_known() -> None:
     summary = {key: SUMMARY[key] for key in ("steps_done", "steps_planned", "l0")}
-    found = line("topk", {"seconds": None, "stopped_by": None, "summary": {**summary, "l0_codes": None}})
+    found = line("topk", {"seconds": None, "stopped_by": None, "summary": {**summary, "l0_codes": None}}, [])
     assert found[:7] == ["topk", "7,100 of 8,000", "", "-", "-", "64.3", "-"]
-    assert found[7:] == ["-", "-", *["- / - / -"] * 4]
+    assert found[7:] == ["-", "-", "- / -", *["- / - / -"] * 4]
+
+
+def test_a_line_stands_beside_the_per_token_row_at_its_l0() -> None:
+    plan = dict.fromkeys(("device", "gpu", "products", "cpu", "torch"), "the same")
+
+    def point(l0: float, explained: float, store: str = "one") -> dict[str, Any]:
+        summary = {**SUMMARY, "l0": l0, "explained_variance_centred": explained}
+        return {**ROW, "summary": summary, "plan": plan, "store_root": store}
+
+    curve = [point(l0, explained) for l0, explained in ((50, 0.7), (200, 0.9), (12.5, 0.4))]
+    assert line("window3", point(100, 0.83), curve)[9] == "+0.0300 / +0.0000"  # between 0.7 and 0.9, half way in log L0
+    for row, points in ((point(300, 0.9), curve), (point(100, 0.9), curve[:2]), (point(100, 0.9, "two"), curve)):
+        assert line("window3", row, points)[9] == "- / -"
 
 
 def test_a_line_of_a_row_that_is_missing_or_was_ended() -> None:
-    assert line("topk", {}) == ["topk", "not run"]
+    assert line("topk", {}, []) == ["topk", "not run"]
     ended = "Training topk collapsed at step 99: a token activates 0.1 latents.\n  expected: more"
-    assert line("topk", {"ended": ended}) == ["topk", ended.splitlines()[0]]
+    assert line("topk", {"ended": ended}, []) == ["topk", ended.splitlines()[0]]
 
 
 def test_the_table_has_a_line_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
