@@ -37,6 +37,7 @@ from stages.train.guards import Collapse
 from stages.train.identity import fingerprint
 from stages.train.loop import train
 from stages.train.run import TRAINING, Run, TrainResult
+from store import ActivationStore
 from store.files import write_json
 from store.lock import Lock
 from store.problem import Problem
@@ -164,13 +165,19 @@ def _train(job: Job, lock: Lock) -> list[Trained]:
     if job.read().get("store_fingerprint") == opened.manifest.fingerprint:
         lock.release()
         return []
-    run = Run.of(config, opened, layers_of(config.variant, profile, opened)[-1], Path())
-    run = replace(run, folder=Project(ROOT).run(profile, config.variant.name, config.seed, suffix_of(run.identity)))
+    run = run_of(job, profile, opened)
     with console.progress() as progress:
         try:
             return [Trained(job, run, train(config, opened, run.layer, run.folder, progress), lock)]
         except Collapse as collapse:
             return [Trained(job, run, collapse, lock)]
+
+
+def run_of(job: Job, profile: Profile, opened: ActivationStore) -> Run:
+    """The training of a row, in its folder."""
+    config = job.config
+    run = Run.of(config, opened, layers_of(config.variant, profile, opened)[-1], Path())
+    return replace(run, folder=Project(ROOT).run(profile, config.variant.name, config.seed, suffix_of(run.identity)))
 
 
 def evaluate_together(rows: Sequence[Trained]) -> None:

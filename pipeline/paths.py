@@ -96,6 +96,10 @@ class Project:
         """`report/<profile>`."""
         return self.root / "report" / profile.name
 
+    def rmu(self, profile: Profile) -> Path:
+        """`results/<profile>/rmu/unlearning`."""
+        return self.evaluations(profile) / "rmu" / "unlearning"
+
     def sweep(self, profile: Profile, name: str) -> Path:
         """`sweeps/<profile>/<name>`: the cells of a sweep and its table."""
         return self.root / "sweeps" / profile.name / name
