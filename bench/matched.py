@@ -113,6 +113,8 @@ def cell(differences: Sequence[float | str], digits: int) -> str:
         return missing
     mean, error = statistics.mean(known), statistics.stdev(known)
     half = half_width(error, len(known))
+    if half > 0:  # a half width is seen with a digit at least
+        digits = max(digits, min(6, math.ceil(-math.log10(half))))
     text = f"{mean:+.{digits}f} ± {half:.{digits}f}"
     text = f"**{text}**" if abs(mean) > half else text
     return f"{text} ({missing})" if missing else text

@@ -182,9 +182,15 @@ class _Session:
             progress.start(f"firings of {subject.name} on {name} text", -(-len(rows.tokens) // size), "batches")
             shares[name] = firing_shares(sae, splice, rows, size, progress)
         settings = settings_of(self.config, shares["forget"], shares["retain"])
-        outcomes = self._outcomes(splice, Clamps(sae, settings), subject.name, progress)
+        clamping = [setting for setting in settings if setting.latents]
+        if len(clamping) < len(settings):
+            progress.note(
+                f"{subject.name}: {len(settings) - len(clamping)} of {len(settings)} settings clamp nothing, as every "
+                "latent that fires on the text to forget fires on too much of the text to retain"
+            )
+        outcomes = self._outcomes(splice, Clamps(sae, clamping), subject.name, progress)
         baseline = outcomes.pop("")
-        sweep = [(asdict(setting), outcomes[setting.name]) for setting in settings]
+        sweep = [(asdict(setting), outcomes.get(setting.name, baseline)) for setting in settings]
         return self._unlearning(fingerprint, subject.ids, subject.sae_config, baseline, sweep)
 
     def _with_rmu(self, fingerprint: str, progress: Progress) -> Unlearning:

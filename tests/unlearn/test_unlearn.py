@@ -271,6 +271,21 @@ def test_the_command(trained: TinyProject, tmp_path: Path) -> None:
     assert "finished before" in trained(*options)[1]
 
 
+def test_settings_that_clamp_nothing_are_the_untouched_model(trained: TinyProject, tmp_path: Path) -> None:
+    trained.params["profiles"]["tiny"]["unlearn"]["retain_thresholds"] = [1e-9]
+    trained.save()
+    retained = write_material(tmp_path)
+    (tmp_path / "retain.jsonl").write_bytes((tmp_path / "forget.jsonl").read_bytes())
+    status, out, err = trained("unlearn", "runs/tiny/topk/seed0", *retained)
+    assert status == 0 and "topk/seed0: 8 of 8 settings clamp nothing" in err and "0 latents below 1e-09" in out
+    found = json.loads((trained.root / "results/tiny/topk/seed0/unlearning.json").read_text())
+    assert set(found["eval_result_unstructured"]["scores_by_window"].values()) == {0.0}
+    for each in found["eval_result_unstructured"]["sweep"]:
+        assert {key: each[key] for key in found["eval_result_unstructured"]["baseline"]} == (
+            found["eval_result_unstructured"]["baseline"]
+        )
+
+
 def test_another_dtype_is_another_unlearning(trained: TinyProject, tmp_path: Path) -> None:
     options = ["unlearn", "runs/tiny/topk/seed0", *write_material(tmp_path)]
     for dtype, did in (("float32", "unlearned"), ("bfloat16", "unlearned"), ("bfloat16", "finished before")):
