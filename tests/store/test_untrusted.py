@@ -8,6 +8,7 @@ import os
 import shutil
 import tracemalloc
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def test_a_manifest_with_anything_in_it(original: Path, shared: Path, data: st.D
             parent = parent[key]
         match data.draw(st.sampled_from(["replace", "remove", "rename"])):
             case "replace":
-                parent[place[-1]] = data.draw(HOSTILE)
+                parent[place[-1]] = deepcopy(data.draw(HOSTILE))  # which later rounds change
             case "remove":
                 del parent[place[-1]]
             case "rename":
