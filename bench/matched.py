@@ -24,6 +24,7 @@ from bench.rows import Job, command, computed_alike
 from stages.evaluate.levels import levels_of
 from stages.evaluate.standard_error import half_width
 from stages.report.metric import METRICS
+from stages.report.numeral import digits_for
 
 SEEDS = (0, 1, 2)
 CURVE_SEED = 0
@@ -113,8 +114,7 @@ def cell(differences: Sequence[float | str], digits: int) -> str:
         return missing
     mean, error = statistics.mean(known), statistics.stdev(known)
     half = half_width(error, len(known))
-    if half > 0:  # a half width is seen with a digit at least
-        digits = max(digits, min(6, math.ceil(-math.log10(half))))
+    digits = digits_for(half, digits)
     text = f"{mean:+.{digits}f} ± {half:.{digits}f}"
     text = f"**{text}**" if abs(mean) > half else text
     return f"{text} ({missing})" if missing else text

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.evaluate.subject import Subject, as_sparse, base_name, named
+from stages.evaluate.subject import Subject, as_sparse, base_name, named, read_object
 from stages.evaluate.trained_run import TrainedRun
 from stages.sae.architecture import SparsifierRow
 from stages.sae.build import Blueprint
@@ -87,7 +86,8 @@ class ForeignSAE(Subject):
             config, files, hook = {}, [path], None
             layer = _layer_of_gemma_scope(path, layers)
         else:
-            config, files = _config(path / CONFIG), [path / CONFIG, path / WEIGHTS]
+            config = read_object(path / CONFIG, "A saved SAE cannot be read.")
+            files = [path / CONFIG, path / WEIGHTS]
             hook = named(config, "hook_name") or named(config, "hook_point")  # an older name of it
             layer = _only_layer(path, layers) if hook is None else _layer_of_hook(hook, path)
         sae = _load(path)
@@ -158,20 +158,6 @@ class ForeignSAE(Subject):
 
 def _load(path: Path) -> SAE:
     return load_gemma_scope(path) if path.suffix == ".npz" else load(path)
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except (OSError, ValueError) as error:
-        raise Problem("A saved SAE cannot be read.", where=path, found=error) from None
-    if not isinstance(config, dict):
-        raise Problem("A saved SAE cannot be read.", where=path, expected="a JSON object", found=type(config).__name__)
-    return config
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number of JSON")
 
 
 def _layer_of_gemma_scope(path: Path, layers: Sequence[int]) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from stages.language_model.model import LanguageModel
@@ -107,6 +109,21 @@ def as_sparse(row: SparsifierRow, k: int, l0: float) -> tuple[SparsifierRow, int
 def base_name(model: str) -> str:
     """A model's name without its owner, as names in different places have it."""
     return model.rsplit("/", 1)[-1].lower()
+
+
+def read_object(path: Path, what: str, do: str | None = None) -> dict[str, Any]:
+    """The JSON object of a file, whose numbers are those of JSON; a Problem that says `what` where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except (OSError, ValueError) as error:
+        raise Problem(what, where=path, found=error, do=do) from None
+    if not isinstance(found, dict):
+        raise Problem(what, where=path, expected="a JSON object", found=type(found).__name__, do=do)
+    return found
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def named(config: Mapping[str, Any], key: str) -> str | None:

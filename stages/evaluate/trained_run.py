@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from stages.evaluate.subject import Subject, as_sparse
+from stages.evaluate.subject import Subject, as_sparse, read_object
 from stages.sae.build import Blueprint
 from stages.sae.loading import load
 from stages.sae.model import SAE
@@ -53,7 +52,8 @@ class TrainedRun(Subject):
                 found=f"no {' and no '.join(missing)}",
                 do="run the same training again: it goes on where it stopped",
             )
-        facts, config = map(_json, paths)
+        unreadable = "A file of this run cannot be read."
+        facts, config = (read_object(path, unreadable, do="train it again") for path in paths)
         return cls(folder, facts, config)
 
     @property
@@ -102,11 +102,3 @@ class TrainedRun(Subject):
 
     def load(self) -> SAE:
         return load(self.folder / SAE_FOLDER)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise Problem("A file of this run cannot be read.", where=path, found=error, do="train it again") from None
-    return content

@@ -43,6 +43,8 @@ class Splice:
         blocks = nn.ModuleList([self._residual] * (layer + 1) + later)
         self._tail = with_modules(base, {decoder_path(base): blocks})
         self._head = with_modules(lm.model, {lm.model.base_model_prefix: self._hidden})
+        self.vocabulary: int = lm.model.get_output_embeddings().weight.shape[0]
+        """Logits of a position."""
 
     def resid(self, tokens: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq d"]:
         """The residual stream after the layer."""

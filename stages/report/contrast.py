@@ -15,6 +15,7 @@ from stages.evaluate.results import Setting
 from stages.evaluate.standard_error import half_width, standard_error
 from stages.report.evaluated_run import EvaluatedRun, grouped
 from stages.report.metric import METRICS, Metric
+from stages.report.numeral import digits_for
 
 
 class Numbered(Protocol):
@@ -30,8 +31,6 @@ class Numbered(Protocol):
 Pair = tuple[EvaluatedRun, Numbered]
 """A run, and what it is compared with: the run of a control with its seed, its steps and its store."""
 
-MOST_DIGITS = 6
-"""After the decimal point; what is smaller is rounding."""
 NO_TEMPORAL, PERMUTED = "no-temporal", "permuted"
 """Controls: the variant without its temporal part; the variant trained on windows in permuted order."""
 
@@ -78,8 +77,7 @@ class Difference:
     @property
     def digits(self) -> int:
         """After the decimal point, in tables: those of the metric, or as many as its error needs to be seen."""
-        seen = -math.floor(math.log10(self.error)) if math.isfinite(self.error) and self.error > 0 else 0
-        return max(self.metric.digits, min(seen, MOST_DIGITS))
+        return digits_for(self.error, self.metric.digits)
 
     @property
     def clear(self) -> bool:

@@ -7,6 +7,14 @@ import math
 MISSING = "—"
 """Stands for a number that does not exist."""
 MINUS = "\u2212"
+MOST_DIGITS = 6
+"""After the decimal point; what is smaller is rounding."""
+
+
+def digits_for(error: float, least: int) -> int:
+    """Digits after the decimal point with which an error is seen, and at least so many."""
+    seen = -math.floor(math.log10(error)) if math.isfinite(error) and error > 0 else 0
+    return max(least, min(seen, MOST_DIGITS))
 
 
 def numeral(value: float, digits: int) -> str:

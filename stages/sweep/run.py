@@ -114,7 +114,7 @@ def run_jobs(
         Problem: what `evaluate` refuses: it concerns all cells. Another language model than the store's is refused
             before anything is trained.
     """
-    if jobs:
+    if any(not job.done for job in jobs):
         check_model(jobs[0].run.store, lm_config.name, identity(resolve(lm_config, progress)))
     for group in _groups(jobs):
         progress.note(f"cells: {'; '.join(job.cell.name for job in group)}")

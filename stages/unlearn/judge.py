@@ -78,7 +78,7 @@ def _logits(
 ) -> Iterator[Float[Tensor, "positions vocab"]]:
     """Those of each span. As many spans as fit a block share a product: the head's weights cost more to read than a few
     positions to multiply."""
-    most, block = _positions_of_a_block(splice, spans[0]), list[Tensor]()
+    most, block = _positions_of_a_block(splice), list[Tensor]()
     for span in spans:
         if block and sum(map(len, block)) + len(span) > most:
             yield from splice.logits(torch.cat(block)).float().split([len(each) for each in block])
@@ -87,9 +87,9 @@ def _logits(
     yield from splice.logits(torch.cat(block)).float().split([len(each) for each in block])
 
 
-def _positions_of_a_block(splice: Splice, hidden: Float[Tensor, "n d"]) -> int:
+def _positions_of_a_block(splice: Splice) -> int:
     """Of how many positions logits are made at a time."""
-    return max(1, LOGIT_BYTES // (4 * splice.logits(hidden[:1]).shape[-1]))
+    return max(1, LOGIT_BYTES // (4 * splice.vocabulary))
 
 
 def ask(scoring: Scoring, questions: QuestionSet, places: Sequence[int]) -> list[Asked]:
@@ -174,7 +174,7 @@ def losses(
 
 def _cross_entropy(splice: Splice, hidden: Float[Tensor, "n d"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """That of each position, a block of positions at a time."""
-    positions = _positions_of_a_block(splice, hidden)
+    positions = _positions_of_a_block(splice)
     blocks = zip(hidden.split(positions), targets.split(positions), strict=True)
     return torch.cat([F.cross_entropy(splice.logits(h).float(), own, reduction="none") for h, own in blocks])
 

@@ -91,8 +91,9 @@ def unlearn(
         lm = load(lm_config, progress)
         check_model(opened, lm.name, lm.identity)
         session = _Session.prepare(lm, opened, layer, material, config, progress)
-        for subject in (subject for document, (_, _, subject) in zip(found, jobs, strict=True) if not document):
-            session.check(subject)
+        session.check(
+            [subject for document, (_, _, subject) in zip(found, jobs, strict=True) if subject and not document]
+        )
     documents = [
         document or session.write(out, fingerprint, subject, progress)
         for document, (out, fingerprint, subject) in zip(found, jobs, strict=True)
@@ -160,11 +161,11 @@ class _Session:
         }
         return cls(lm, layer, scoring, config, judged, others, asked, facts)
 
-    def check(self, subject: Subject | None) -> None:
+    def check(self, subjects: Sequence[Subject]) -> None:
         """A Problem where an SAE does not know the positions of all questions; nothing is measured before."""
         prompts = [prompt for asked in self.asked.values() for each in asked for prompt in each.prompts]
         longest = max(len(prompt.tokens) for prompt in prompts)
-        if subject is not None:
+        for subject in subjects:
             subject.load_for(longest, "the longest questions", do="leave those out that are longer")
 
     def write(self, out: Path, fingerprint: str, subject: Subject | None, progress: Progress) -> dict[str, Any]:
