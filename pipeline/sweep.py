@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import console
 from pipeline.experiments import Experiments
@@ -59,13 +59,15 @@ def run(name: str, profile: str | None, folder: str | None, model: str | None, d
             _print_plan(asked.jobs, progress, json)
             return
         outcomes, failures = asked.run(progress)
-    document = {"sweep": name, "asks": asked.sweep.asks, "cells": [outcome.document for outcome in outcomes]}
+    cells = [outcome.document for outcome in outcomes]
+    document = {"sweep": name, "asks": asked.sweep.asks, "cells": cells}
     path = asked.folder / TABLE
     write_json(path, document)
     if json:
         console.print_json(document)
     else:
-        _print_table(asked.sweep, outcomes)
+        columns, rows, numbers = table_of(cells)
+        console.print_table(columns, rows, right=numbers)
         print(f"{asked.project.show(path)}: {len(outcomes)} of {len(asked.jobs)} cells")
     if failures:
         raise failures[-1]
@@ -180,32 +182,42 @@ def _left(job: Job, seconds: float) -> str:
     return "trained" if job.done else console.duration(seconds)
 
 
-def _print_table(sweep: Sweep, outcomes: Sequence[Outcome]) -> None:
-    """Cell by cell. A TCS stands before that of permuted inputs."""
+def table_of(cells: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Columns, rows and the columns of numbers of the cells of `table.json`, with the levels of Matryoshka SAEs. A TCS
+    and a smoothness stand before those of permuted inputs."""
+    from stages.evaluate.levels import levels_of
     from stages.evaluate.temporal.consistency import SCALES
 
+    axes = list(dict.fromkeys(axis for cell in cells for axis in cell["axes"]))
+    depth = max((len(levels_of(cell["summary"] or {})) for cell in cells), default=0)
     numbers = ["steps", "explained variance", "L0", "dead", *(f"TCS {scale} (permuted)" for scale in SCALES)]
+    for level in range(1, depth + 1):
+        numbers += [f"L0 of level {level}", f"smoothness of level {level} (permuted)"]
     rows = []
-    for outcome in outcomes:
-        config = outcome.cell.config
-        where = (outcome.cell.axes.get(axis, "") for axis in sweep.axes)
-        steps = f"{outcome.steps_done:,} of {config.steps:,}"
-        rows.append([config.variant.name, *where, steps, *_measured(outcome), outcome.collapsed or ""])
-    console.print_table(["variant", *sweep.axes, *numbers, "collapsed"], rows, right=[*sweep.axes, *numbers])
+    for cell in cells:
+        where = (str(cell["axes"].get(axis, "")) for axis in axes)
+        steps = f"{cell['steps_done']:,} of {cell['steps']:,}"
+        rows.append([cell["variant"], *where, steps, *_measured(cell["summary"] or {}, depth), cell["collapsed"] or ""])
+    return ["variant", *axes, *numbers, "collapsed"], rows, [*axes, *numbers]
 
 
-def _measured(outcome: Outcome) -> list[str]:
-    """The numbers of the evaluation, as text; empty where there is none."""
+def _measured(summary: Mapping[str, float | int | None], depth: int) -> list[str]:
+    """The numbers of an evaluation and of `depth` levels, as text; empty where there is none."""
     from stages.evaluate.temporal.consistency import SCALES
 
     def number(name: str, form: str) -> str:
-        value = outcome.summary.get(name)
+        value = summary.get(name)
         return "" if value is None else format(value, form)
 
-    consistency = ((number(f"tcs_{scale}", ".4f"), number(f"tcs_{scale}_inputs_permuted", ".4f")) for scale in SCALES)
+    def beside_null(name: str) -> str:
+        score = number(name, ".4f")
+        return f"{score} ({number(f'{name}_inputs_permuted', '.4f')})" if score else ""
+
+    levels = ((number(f"level{i}_l0", ".1f"), beside_null(f"level{i}_smoothness")) for i in range(depth))
     return [
         number("explained_variance_centred", ".4f"),
         number("l0", ".1f"),
         number("dead_latents", ","),
-        *(f"{score} ({null})" if score else "" for score, null in consistency),
+        *(beside_null(f"tcs_{scale}") for scale in SCALES),
+        *(text for level in levels for text in level),
     ]
