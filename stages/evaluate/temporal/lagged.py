@@ -34,22 +34,19 @@ class LaggedSums:
         def zeros() -> Tensor:
             return torch.zeros(context, d, dtype=torch.float64, device=device)
 
-        self.heads = zeros()
-        """Sum of h_t; at lag 0 over all tokens."""
-        self.tails = zeros()
-        """Sum of h_{t+lag}."""
-        self.squares = zeros()
-        """Sum of h_t^2 + h_{t+lag}^2."""
+        self._by_after = zeros()
+        self._by_before = zeros()
+        self._squares_by_either = zeros()
         self._spectra: dict[int, Tensor] = {}
         self._weights = torch.as_tensor(np.empty((0, context)) if weights is None else weights, device=device)
         self._by_frequency: dict[int, Tensor] = {}
 
     def add(self, h: Float[Tensor, "n d"], segments: Segments) -> Float[Tensor, "runs scales d"]:
         """Count the kept tokens of one batch; by run, its sums of products weighted by lag."""
-        self.heads += segments.heads(h)
-        self.tails += segments.tails(h)
+        self._by_after += segments.by_after(h)
+        self._by_before += segments.by_before(h)
         squares = h.square()
-        self.squares += segments.heads(squares).add_(segments.tails(squares))
+        self._squares_by_either += segments.by_after(squares).add_(segments.by_before(squares))
         batch: dict[int, Tensor] = {}
         weighted = h.new_zeros(len(segments.spans), len(self._weights), h.shape[1])
         for run, (start, stop) in enumerate(segments.spans):
@@ -64,6 +61,21 @@ class LaggedSums:
             self._spectra[size] = self._spectra[size] + total if size in self._spectra else total
         return weighted
 
+    @property
+    def heads(self) -> Float[Tensor, "context d"]:
+        """Sum of h_t; at lag 0 over all tokens."""
+        return _from_the_farthest(self._by_after)
+
+    @property
+    def tails(self) -> Float[Tensor, "context d"]:
+        """Sum of h_{t+lag}."""
+        return _from_the_farthest(self._by_before)
+
+    @property
+    def squares(self) -> Float[Tensor, "context d"]:
+        """Sum of h_t^2 + h_{t+lag}^2."""
+        return _from_the_farthest(self._squares_by_either)
+
     def _of_frequencies(self, size: int) -> Float[Tensor, "scales 2*frequencies"]:
         """What turns squares of waves into weighted sums of products."""
         if size not in self._by_frequency:
@@ -75,7 +87,7 @@ class LaggedSums:
     @property
     def products(self) -> Float[Tensor, "context d"]:
         """Sum of h_t h_{t+lag}; at lag 0 over all tokens."""
-        products = torch.zeros_like(self.squares)
+        products = torch.zeros_like(self._by_after)
         for size, power in self._spectra.items():
             lags = min(len(products), size // 2)
             products[:lags] += _inverse(size, power.device)[:lags] @ power
@@ -86,6 +98,11 @@ class LaggedSums:
     def differences(self) -> Float[Tensor, "context d"]:
         """Sum of (h_{t+lag} - h_t)^2."""
         return self.squares - 2 * self.products
+
+
+def _from_the_farthest(by_distance: Float[Tensor, "context d"]) -> Float[Tensor, "context d"]:
+    """By lag, the sum over the tokens at that distance or farther, which are those of its pairs."""
+    return by_distance.flip(0).cumsum(0).flip(0)
 
 
 @lru_cache(maxsize=16)

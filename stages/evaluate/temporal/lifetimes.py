@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stages.evaluate.standard_error import jackknife
+from stages.evaluate.temporal.firings import Firings
 from stages.evaluate.temporal.segments import Segments
-from stages.sae.products import Selection
 
 HORIZON = 64
 """Tokens up to which lifetimes are measured: about the longest runs of which documents in rows of 128 show the end."""
@@ -59,10 +59,10 @@ class Lifetimes:
         self._firings = torch.zeros(GROUPS, d, dtype=torch.int64, device=device)
         self._tokens = torch.zeros(GROUPS, dtype=torch.int64, device=device)
 
-    def add(self, chosen: Selection, segments: Segments) -> None:
-        """Count the kept tokens of one batch; `chosen` are the active latents of each."""
+    def add(self, firings: Firings, segments: Segments) -> None:
+        """Count the kept tokens of one batch."""
         group = segments.by_token(segments.documents % GROUPS)
-        runs = Runs.of(chosen, segments)
+        runs, chosen = Runs.of(firings, segments), firings.chosen
         lengths = runs.lengths.clamp(max=self.horizon) - 1
         d = self._firings.shape[1]
         _count(self._runs, ((group[runs.ends] * 2 + runs.censored) * self.horizon + lengths) * d + runs.latents)
@@ -119,17 +119,16 @@ class Runs:
     """1 where the run reaches the last token of its document in the row, else 0."""
 
     @classmethod
-    def of(cls, chosen: Selection, segments: Segments) -> Runs:
+    def of(cls, firings: Firings, segments: Segments) -> Runs:
         """The runs of one batch."""
-        n = len(segments.before)
-        places = (chosen.latents * n + chosen.tokens).sort().values
-        tokens = places % n
+        latents, tokens = firings.by_latent
         begins = segments.before[tokens] == 0
-        begins |= places.diff(prepend=places.new_full((1,), -2)) > 1
+        begins |= latents.diff(prepend=latents.new_full((1,), -1)) != 0
+        begins |= tokens.diff(prepend=tokens.new_full((1,), -1)) != 1
         first = begins.nonzero()[:, 0]
-        behind = torch.cat([first[1:], first.new_full((1,), len(places))])[: len(first)]
+        behind = torch.cat([first[1:], first.new_full((1,), len(tokens))])[: len(first)]
         ends = tokens[behind - 1]
-        return cls(places[first] // n, ends, behind - first, (segments.after[ends] == 0).long())
+        return cls(latents[first], ends, behind - first, (segments.after[ends] == 0).long())
 
 
 def restricted_mean(runs: Int[Tensor, "2 horizon d"]) -> Float[Tensor, " d"]:

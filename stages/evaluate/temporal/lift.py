@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from stages.evaluate.temporal.firings import Firings
 from stages.evaluate.temporal.gram import gram
 from stages.evaluate.temporal.segments import Segments
-from stages.sae.products import Selection
 
 FALSE_DISCOVERIES = 0.05
 """Expected share of false ones among significant edges (Benjamini and Hochberg 1995)."""
@@ -73,19 +73,20 @@ class LiftSums:
         self._firings = torch.zeros_like(self._heads)
         self._tokens = 0
 
-    def add(self, active: Float[Tensor, "n d"], chosen: Selection, segments: Segments) -> None:
-        """Count the kept tokens of one batch; `chosen` are the places of the ones of `active`."""
-        followed = torch.zeros_like(active)
-        followed[:-1] = active[1:] * segments.adjacent[:, None]
+    def add(self, firings: Firings, segments: Segments) -> None:
+        """Count the kept tokens of one batch."""
+        active, chosen = firings.dense, firings.chosen
+        followed = torch.empty_like(active)
+        torch.mul(active[1:], segments.adjacent[:, None], out=followed[:-1])
+        followed[-1:] = 0
         self.counts += gram(active, followed, chosen)
         lengths = (segments.before + segments.after + 1).to(active.dtype)
         starts = segments.before == 0
-        run = starts.cumsum(0) - 1
-        totals = active.new_zeros(len(segments.spans), active.shape[1]).index_add_(0, run, active)
-        self.expected += totals.T @ (totals / lengths[starts][:, None])
+        totals = firings.by_run(starts.cumsum(0) - 1, len(segments.spans)).to(active.dtype)
+        self.expected.addmm_(totals.T, totals / lengths[starts][:, None])
         self.expected -= gram(active, active / lengths[:, None], chosen)
-        self._heads += (segments.after > 0).to(active.dtype) @ active
-        self._firings += active.sum(0)
+        self._heads += chosen.by_latent((segments.after > 0)[chosen.tokens].double())
+        self._firings += totals.sum(0)
         self._tokens += len(active)
 
     @property

@@ -15,6 +15,7 @@ from torch import Tensor
 from stages.evaluate.bootstrap import NO_REPLICATES
 from stages.evaluate.standard_error import standard_error
 from stages.evaluate.temporal.consistency import ADJACENT, SCALES, DrawnConsistency, Lags, consistency, corpus_variance
+from stages.evaluate.temporal.firings import Firings
 from stages.evaluate.temporal.lagged import FEW_LAGS, LaggedSums
 from stages.evaluate.temporal.patterns import Crossed, PatternMeter, Patterns
 from stages.evaluate.temporal.segments import Segments
@@ -104,13 +105,15 @@ class Meter:
     ) -> None:
         """Count the kept tokens of one batch; `steps` are the distances between inputs of adjacent tokens."""
         self._drawn.add(h, self._value.add(h, segments), segments)
+        firings = None
         if self._firing:
-            self._firing.add(active.float(), segments)
-            self._stability.add(h, active, segments)
+            firings = Firings(active)
+            self._firing.add(firings.dense, segments)
+            self._stability.add(h, firings, segments)
         self._smoothness.add(h, active, steps, segments)
         for (first, last), smoothness in zip(self._levels, self._level_smoothness, strict=True):
             smoothness.add(h[:, first:last], active[:, first:last], steps, segments)
-        self._patterns.add(h, active, segments)
+        self._patterns.add(h, firings, segments)
 
     def finish(self) -> Measure:
         """The metrics of everything counted."""

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from stages.evaluate.temporal.clusters import NO_CLUSTERS, Clusters, clusters
 from stages.evaluate.temporal.consistency import Lags
+from stages.evaluate.temporal.firings import Firings
 from stages.evaluate.temporal.gram import LIMIT
 from stages.evaluate.temporal.lagged import FEW_LAGS, LaggedSums
 from stages.evaluate.temporal.lifetimes import NO_LIFETIME, Lifetime, Lifetimes, integrated_time
@@ -20,7 +21,6 @@ from stages.evaluate.temporal.positions import BandSums, Positions, PositionSums
 from stages.evaluate.temporal.redundancy import Covariance, Redundancy
 from stages.evaluate.temporal.segments import Segments
 from stages.evaluate.temporal.transitions import NO_TRANSITIONS, Transitions, Turnover, chain
-from stages.sae.products import Selection
 
 
 class Crossed(NamedTuple):
@@ -92,7 +92,7 @@ class PatternMeter:
 
     def __init__(self, context: int, d: int, device: torch.device, fires: bool, crossed: Crossed | None) -> None:
         """`fires` says that columns have events; pairs of the `crossed` columns are looked at."""
-        self._fires, self._crossed = fires, crossed
+        self._crossed = crossed
         self._bands = BandSums(context, d, device)
         self._positions = PositionSums(context, d, device)
         self._lifetimes = Lifetimes(d, context, device)
@@ -100,22 +100,21 @@ class PatternMeter:
         self._covariance = Covariance(len(crossed.columns), device) if crossed and crossed.correlated else None
         self._lift = LiftSums(crossed.latents) if crossed and fires else None
 
-    def add(self, h: Float[Tensor, "n d"], active: Bool[Tensor, "n d"], segments: Segments) -> None:
+    def add(self, h: Float[Tensor, "n d"], firings: Firings | None, segments: Segments) -> None:
         """Count the kept tokens of one batch."""
         self._bands.add(h, segments)
         self._positions.add(h, segments)
-        if self._fires:
-            fired = _chosen(active)
-            self._lifetimes.add(fired, segments)
-            self._turnover.add(active, segments)
+        if firings:
+            self._lifetimes.add(firings, segments)
+            self._turnover.add(firings, segments)
         if self._crossed:
-            few = len(self._crossed.columns) < h.shape[1]
-            if few:
-                h, active = (each.index_select(1, self._crossed.columns) for each in (h, active))
+            if len(self._crossed.columns) < h.shape[1]:
+                h = h.index_select(1, self._crossed.columns)
+                firings = firings and firings.of(self._crossed.columns)
             if self._covariance:
-                self._covariance.add(h, _chosen(h != 0))
-            if self._lift:
-                self._lift.add(active.to(h.dtype), _chosen(active) if few else fired, segments)
+                self._covariance.add(h, Firings(h != 0).chosen)
+            if self._lift and firings:
+                self._lift.add(firings, segments)
 
     def finish(
         self,
@@ -167,7 +166,3 @@ class PatternMeter:
             "position_slope": self._positions.slopes(tokens, mean, variance),
         }
         return {name: values.cpu().numpy() for name, values in found.items()}
-
-
-def _chosen(active: Bool[Tensor, "n d"]) -> Selection:
-    return Selection.of_places(active.flatten().nonzero()[:, 0], *active.shape)

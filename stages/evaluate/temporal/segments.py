@@ -67,13 +67,13 @@ class Segments:
         """By run, the sum of what the pairs of a token and the next one have that begin in it; float64."""
         return self.draws.by_run(F.pad(values.double(), (0, 1)))
 
-    def heads(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "context d"]:
-        """By lag, the sum of h over the tokens that are the first of a pair; float64."""
-        return _from_the_farthest(h, self._by_after)
+    def by_after(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "context d"]:
+        """By number of tokens of its run after a token, the sum of h."""
+        return self._by_after.scatter(h.new_ones(len(h)), h)
 
-    def tails(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "context d"]:
-        """By lag, the sum of h over the tokens that are the second of a pair; float64."""
-        return _from_the_farthest(h, self._by_before)
+    def by_before(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "context d"]:
+        """By number of tokens of its run before a token, the sum of h."""
+        return self._by_before.scatter(h.new_ones(len(h)), h)
 
     @cached_property
     def _by_after(self) -> Selection:
@@ -113,8 +113,3 @@ class Segments:
         rows, columns = permutation.shape
         source = (permutation + columns * np.arange(rows)[:, None]).flatten()[self.positions]
         return torch.as_tensor(np.searchsorted(self.positions, source), device=self.device)
-
-
-def _from_the_farthest(h: Float[Tensor, "n d"], by_distance: Selection) -> Float[Tensor, "context d"]:
-    """By lag, the sum over the tokens at that distance or farther: each is read once, whatever the number of lags."""
-    return by_distance.scatter(h.new_ones(len(h)), h).double().flip(0).cumsum(0).flip(0)

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from stages.evaluate.bootstrap import Ratio
+from stages.evaluate.temporal.firings import Firings
 from stages.evaluate.temporal.lagged import LaggedSums
 from stages.evaluate.temporal.segments import Segments
 
@@ -22,20 +23,18 @@ class FeatureStability:
         """Mean |h_{t+1} - h_t| / (|h_{t+1}| + |h_t|) over adjacent tokens and latents that are active at both. Codes
         that are partly predicted have a sign; where both are 0 there is no change."""
 
-    def add(self, h: Float[Tensor, "n d"], active: Bool[Tensor, "n d"], segments: Segments) -> None:
+    def add(self, h: Float[Tensor, "n d"], firings: Firings, segments: Segments) -> None:
         """Count the kept tokens of one batch."""
-        both = active[1:] & active[:-1] & segments.adjacent[:, None]
-        size = active.float().sum(dim=1)  # several times faster than the sum of booleans
-        shared = both.float().sum(dim=1)
-        union = (size[1:] + size[:-1] - shared) * segments.adjacent
+        shared = firings.shared * segments.adjacent
+        union = (firings.size[1:] + firings.size[:-1] - shared) * segments.adjacent
         index = shared.double() / union.clamp(min=1)
         self.support.add(segments.by_first(index), segments.by_first(union > 0), segments.draws)
-        first = both.flatten().nonzero()[:, 0]
-        earlier, later = h.flatten()[first], h.flatten()[first + h.shape[1]]
-        change, counts = (later - earlier).abs() / (later.abs() + earlier.abs()), segments.by_first(shared)
-        change = change.where(change.isfinite(), 0)
-        changes = torch.segment_reduce(change.double(), "sum", lengths=counts.long())
-        self.change.add(changes, counts, segments.draws)
+        latents, tokens = firings.repeated
+        earlier, later = h[tokens, latents], h[tokens + 1, latents]
+        change = ((later - earlier).abs() / (later.abs() + earlier.abs())).double()
+        changes = index.new_zeros(len(index)).index_add_(0, tokens, change.where(change.isfinite(), 0))
+        changes *= segments.adjacent
+        self.change.add(segments.by_first(changes), segments.by_first(shared), segments.draws)
 
 
 class Smoothness:

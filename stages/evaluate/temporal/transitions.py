@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from stages.evaluate.bootstrap import NO_REPLICATES, Ratio
+from stages.evaluate.temporal.firings import Firings
 from stages.evaluate.temporal.lagged import LaggedSums
 from stages.evaluate.temporal.segments import Segments
 
@@ -62,20 +64,18 @@ class Turnover:
         self._sentence_changes = torch.zeros(d, dtype=torch.int64, device=device)
         self._document_changes = torch.zeros_like(self._sentence_changes)
 
-    def add(self, active: Bool[Tensor, "n d"], segments: Segments) -> None:
+    def add(self, firings: Firings, segments: Segments) -> None:
         """Count the kept tokens of one batch."""
-        size = active.float().sum(dim=1)
-        shared = (active[1:] & active[:-1]).float().sum(dim=1).double()
-        total = (size[1:] + size[:-1]).double()
-        share = 1 - 2 * shared / total.clamp(min=1)
+        total = (firings.size[1:] + firings.size[:-1]).double()
+        share = 1 - 2 * firings.shared / total.clamp(min=1)
         sentence, document = segments.sentence_boundary, segments.document_boundary
         masks = (segments.adjacent, segments.adjacent & ~sentence, sentence, document)
         for kind, mask in zip(KINDS, masks, strict=True):
             counted = mask & (total > 0)
             self._ratios[kind].add(segments.by_first(share * counted), segments.by_first(counted), segments.draws)
             self._pairs[kind] += int(mask.sum())
-        self._sentence_changes += _changes(active, sentence)
-        self._document_changes += _changes(active, document)
+        self._sentence_changes += _changes(firings, sentence)
+        self._document_changes += _changes(firings, document)
 
     def response(self, adjacent: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
         """By latent, the logarithm of how much more often than in the interior it changes at ends of sentences and
@@ -113,9 +113,11 @@ def chain(active: LaggedSums, pairs: int) -> tuple[Float[Tensor, " d"], Float[Te
     return (later - both) / (pairs - first), both / first
 
 
-def _changes(active: Bool[Tensor, "n d"], pairs: Bool[Tensor, " n-1"]) -> Float[Tensor, " d"]:
-    first = pairs.nonzero()[:, 0]
-    return (active[first] ^ active[first + 1]).sum(0)
+def _changes(firings: Firings, pairs: Bool[Tensor, " n-1"]) -> Int[Tensor, " d"]:
+    """By latent, at how many of some pairs of a token and the next it is active at one of the two alone."""
+    chosen, (latents, tokens) = firings.chosen, firings.repeated
+    ends = F.pad(pairs.long(), (0, 1)) + F.pad(pairs.long(), (1, 0))
+    return chosen.by_latent(ends[chosen.tokens]).index_add_(0, latents, pairs[tokens].long(), alpha=-2)
 
 
 NO_TRANSITIONS = Transitions(*[math.nan] * 8, replicates=dict.fromkeys(UNCERTAIN.values(), NO_REPLICATES))

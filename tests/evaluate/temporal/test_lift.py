@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from stages.evaluate.temporal import consistency, gram
+from stages.evaluate.temporal.firings import Firings
 from stages.evaluate.temporal.lift import FALSE_DISCOVERIES, LiftSums, rejected
 from stages.evaluate.temporal.segments import Segments
-from stages.sae.products import Selection
 from tests.evaluate.temporal import patterns_literal as literal
 from tests.evaluate.temporal.pattern_sample import CPU, D, Sample, measure_of
 from tests.evaluate.temporal.temporal_literal import kept
@@ -45,8 +45,7 @@ def sums_of(a: list[np.ndarray], documents: list[np.ndarray]) -> LiftSums:
     sums = LiftSums(torch.arange(a[0].shape[-1]))
     for batch, document in zip(a, documents, strict=True):
         segments = Segments(document, CPU)
-        active = segments.kept(torch.as_tensor(batch, dtype=torch.float32))
-        sums.add(active, Selection.of_places(active.flatten().nonzero()[:, 0], *active.shape), segments)
+        sums.add(Firings(segments.kept(torch.as_tensor(batch)) > 0), segments)
     return sums
 
 

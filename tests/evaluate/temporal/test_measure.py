@@ -10,6 +10,7 @@ import torch
 
 from stages.evaluate.temporal import consistency
 from stages.evaluate.temporal.consistency import Lags
+from stages.evaluate.temporal.firings import Firings
 from stages.evaluate.temporal.lagged import LaggedSums
 from stages.evaluate.temporal.measure import Measure, Meter
 from stages.evaluate.temporal.segments import Segments
@@ -145,7 +146,7 @@ def test_codes_with_a_sign_change_by_their_size_at_most() -> None:
     """Of two equal codes nothing changes, of two opposite ones everything, of two that are 0 nothing."""
     segments = Segments(np.zeros((1, 5), np.int32), CPU)
     h, stability = torch.tensor([-1.0, -1.0, 1.0, 0.0, 0.0])[:, None], FeatureStability(CPU)
-    stability.add(h, torch.ones_like(h, dtype=torch.bool), segments)
+    stability.add(h, Firings(torch.ones_like(h, dtype=torch.bool)), segments)
     assert stability.change.value == (0 + 1 + 1 + 0) / 4
 
 

@@ -11,6 +11,7 @@ import torch
 
 from stages.evaluate.standard_error import standard_error
 from stages.evaluate.temporal import consistency, lifetimes, positions, transitions
+from stages.evaluate.temporal.firings import Firings
 from stages.evaluate.temporal.lifetimes import GROUPS, integrated_time
 from stages.evaluate.temporal.positions import BandSums
 from stages.evaluate.temporal.segments import Segments
@@ -110,7 +111,7 @@ def test_response_of_latents_to_boundaries(sample: Sample) -> None:
     turnover = Turnover(D, CPU)
     for a, document, ends in zip(sample.a, sample.documents, sample.ends, strict=True):
         segments = Segments(document, CPU, ends)
-        turnover.add(segments.kept(torch.as_tensor(a)) > 0, segments)
+        turnover.add(Firings(segments.kept(torch.as_tensor(a)) > 0), segments)
     counts = {
         kind: literal.turnover(sample.a, sample.documents, sample.ends, kind)[1]
         for kind in ("all", "interior", "sentence", "document")
