@@ -14,12 +14,13 @@ from stages.harvest.activations import missing_tokens
 from stages.harvest.alone import Alone
 from stages.harvest.card import card_facts
 from stages.harvest.config import HarvestConfig
+from stages.harvest.replaced import Replaced
 from stages.harvest.request import make_request
 from stages.harvest.selfcheck import SelfCheck
 from stages.harvest.sequences import write_sequences
 from stages.language_model.config import CorpusConfig, ModelConfig
 from stages.language_model.model import LanguageModel, load
-from store import OtherContent, StoreSpec, StoreWriter, remove_store
+from store import OtherContent, StoreSpec, StoreWriter
 from store.files import check_disk, write_json
 from store.progress import SILENT, Progress
 
@@ -67,7 +68,7 @@ def harvest(
     Args:
         folder: the store's folder, made if absent.
         request: what `make_request` returned, to save a second reading of the weights.
-        replace: remove a store of another fingerprint at `folder`, instead of refusing.
+        replace: replace a store of another fingerprint at `folder`, instead of refusing.
         cluster: worker processes that compute the shards; this process does if None.
 
     Raises:
@@ -77,9 +78,12 @@ def harvest(
     text = replaced(text, revision=request["corpus"].get("revision"))  # what the fingerprint names is what is read
     layers = dict.fromkeys(config.layer_list, request["model"]["d_model"])
     spec = StoreSpec(request, config.context, config.dtype, layers)
-    with _open(folder, spec, replace, progress) as writer:
+    before = Replaced(Path(folder))
+    writer = _open(before, spec, replace, progress)
+    with before, writer:
         if writer.complete:
             assert writer.root is not None and writer.n_sequences is not None
+            before.forget()
             return HarvestResult(folder, writer.root, writer.n_sequences, "finished before", None)
         resumed = bool(writer.plan)
         lm = load(model, progress)
@@ -94,7 +98,8 @@ def harvest(
                 progress.note(notice)
             writer.record_plan(asdict(plan))
         left = missing_tokens(writer, config)
-        check_disk(folder, left * bytes_per_token(config, request["model"]["d_model"]))
+        check_disk(folder, left * bytes_per_token(config, request["model"]["d_model"]) - before.size)
+        before.forget()
         seconds, check = crew.run(writer, progress)
         root = writer.finish(card_facts(request, writer.plan))
         result = HarvestResult(
@@ -114,15 +119,19 @@ def bytes_per_token(config: HarvestConfig, d_model: int) -> int:
     return len(config.layer_list) * d_model * itemsize + 8
 
 
-def _open(folder: Path, spec: StoreSpec, replace: bool, progress: Progress) -> StoreWriter:
-    """The writer of `folder`, a store of another fingerprint removed first if that is wanted."""
+def _open(before: Replaced, spec: StoreSpec, replace: bool, progress: Progress) -> StoreWriter:
+    """The writer of the folder, a store of another fingerprint set aside first if that is wanted."""
+    folder = before.folder
     try:
         return StoreWriter.open(folder, spec, progress=progress)
     except OtherContent as other:
         if not replace:
             raise
+        if before.waits:  # what is here was to replace it, and was interrupted
+            before.bring_back()
+            return _open(before, spec, replace, progress)
         progress.note(f"parameters changed: replacing {folder.name} ({other.found})")
-        remove_store(folder)
+        before.set_aside()
         return StoreWriter.open(folder, spec, progress=progress)
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
+from stages.names import fit
 from stages.sae.architecture import STRICT_KEYS, Positive, Share, Steps, Weight
 
 Lag = Annotated[int, Field(ge=1)]
@@ -30,7 +31,7 @@ class BoostRow:
 class ScaleRow:
     """A range of lags at which codes should agree."""
 
-    name: str
+    name: Annotated[str, AfterValidator(fit)]
     """What logs and tables call it."""
     lags: tuple[Lag, Lag]
     """Smallest and largest distance of two tokens of a pair."""
@@ -101,6 +102,10 @@ class TemporalRow:
     decay: DecayRow | None = None
     """A fall of the weights after the ramp; null for none."""
 
+    def __post_init__(self) -> None:
+        if len({scale.name for scale in self.scales}) < len(self.scales):
+            raise ValueError("scales have names of their own")
+
 
 def width_of(share: float, d_sae: int) -> int:
     """How many latents a share of them is."""
@@ -157,6 +162,10 @@ class PruningRow:
     """Shares of the steps after which that happens, rising."""
     density: Positive
     """Latents that fired at a smaller share of the tokens since the last time."""
+
+    def __post_init__(self) -> None:
+        if list(self.at) != sorted(set(self.at)):
+            raise ValueError("the shares of the steps rise")
 
 
 @dataclass(frozen=True, config=STRICT_KEYS)

@@ -10,6 +10,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from stages.names import FIT, RULE
 from stages.sae.variant import Variant, control_of
 from store.problem import Problem
 
@@ -59,6 +60,8 @@ def find_variant(variants: Mapping[str, Variant], name: str, asked_in: str | Non
 
 
 def _variant(name: str, row: Any, path: Path) -> Variant:
+    if not FIT.fullmatch(name):
+        raise Problem(f"A variant cannot be called {name!r}.", where=path, expected=RULE, usage=True)
     if not isinstance(row, dict) or {"name", "control"} & set(row):
         raise Problem(
             f"Variant {name!r} is not a row of keys and values, without keys 'name' and 'control'.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import field, fields
 from pathlib import Path
@@ -12,18 +11,11 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from stages.names import fit
 from stages.sae.architecture import STRICT_KEYS, Count
 from store.problem import Problem
 
 FILE = "sweeps.yaml"
-_FIT = re.compile(r"[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*")
-"""What may stand in the name of a folder and of a git reference."""
-
-
-def _fit(name: Any) -> Any:
-    if not _FIT.fullmatch(str(name)):
-        raise ValueError("only letters, digits, _, +, - and single dots between them can be in a name")
-    return name
 
 
 def _labelled(values: Any) -> Any:
@@ -32,8 +24,8 @@ def _labelled(values: Any) -> Any:
     return {value: value for value in values} if plain else values
 
 
-Name = Annotated[str, AfterValidator(_fit)]
-Label = Annotated[bool | int | float | str, AfterValidator(_fit)]
+Name = Annotated[str, AfterValidator(fit)]
+Label = Annotated[bool | int | float | str, AfterValidator(fit)]
 
 
 @dataclass(frozen=True, config=STRICT_KEYS)

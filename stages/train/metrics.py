@@ -47,6 +47,12 @@ class MetricsLog:
         return _flat({name: value for name, value in self._live.summary.items() if name != "step"})
 
 
+def has_row(folder: Path, step: int) -> bool:
+    """Whether a log has the whole row of a step: one that lost it cannot be gone on with."""
+    tables = (path.read_text(encoding="utf-8").splitlines(keepends=True) for path in files_below(folder / "plots"))
+    return any(row.endswith("\n") and row.startswith(f"{step}\t") for table in tables for row in table)
+
+
 def _cut_back(folder: Path, step: int) -> None:
     """Drop rows of `step` and later, and torn ones; rebuild `metrics.json`, which may be torn, from what stays.
 

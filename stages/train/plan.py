@@ -12,13 +12,15 @@ import torch
 
 from stages.precision import cpu_capability, native_dtype
 from stages.train.config import TrainConfig
-from stages.train.schedule import ends_of_schedules
+from stages.train.schedule import SHARES, ends_of_schedules
 from store import ActivationStore
 from store.pairs import pairs_by_lag
 from store.problem import Problem
 
 SCHEDULED_SHARE = 0.75
 """Every schedule has to be over after this share of the steps, so that the objective itself is trained."""
+LARGEST_SEED = 2**63 - 1
+"""torch takes no larger one."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def check_plan(config: TrainConfig, store: ActivationStore, layer: int) -> Train
     for size, value in {**sizes, "guard_every": config.guard_every}.items():
         if value < 1:
             raise Problem(f"{size} is too small.", expected="at least 1", found=value, usage=True)
+    if not 0 <= config.seed <= LARGEST_SEED:
+        raise Problem("The seed is out of range.", expected=f"0 to {LARGEST_SEED}", found=config.seed, usage=True)
     _check_schedules(config)
     if "topk" in config.variant.sparsifier.kind and config.k > config.d_sae:
         expected = f"at most d_sae = {config.d_sae}"
@@ -117,7 +121,16 @@ def check_plan(config: TrainConfig, store: ActivationStore, layer: int) -> Train
 def _check_schedules(config: TrainConfig) -> None:
     """Refuse a number of steps that leaves a schedule unfinished or no time after it."""
     for key, end in ends_of_schedules(config.variant, config.steps).items():
-        if end > math.ceil(SCHEDULED_SHARE * config.steps):
+        longest = math.ceil(SCHEDULED_SHARE * config.steps)
+        if end > longest and key in SHARES:
+            raise Problem(
+                f"{config.variant.name}: {key} takes more than {SCHEDULED_SHARE:.0%} of the steps.",
+                expected=f"its end after at most {longest} of {config.steps} steps",
+                found=f"after {end}",
+                do="let it end earlier in its row: it takes a share of the steps, whatever their number",
+                usage=True,
+            )
+        if end > longest:
             never = config.steps <= end
             fault = "would never end" if never else f"would take more than {SCHEDULED_SHARE:.0%} of the steps"
             needed = math.floor((end - 1) / SCHEDULED_SHARE) + 1
@@ -136,8 +149,18 @@ def _check_pairs(config: TrainConfig, store: ActivationStore) -> None:
     if temporal is None:
         return
     counts = pairs_by_lag(store.document(store.rows("train")))
+    shortest = min(config.variant.batches.lengths, default=store.context)
     for scale in temporal.scales:
         first, last = scale.lags
+        if scale.weight and first >= shortest:
+            raise Problem(
+                f"{config.variant.name}: the temporal term {scale.name!r} has weight but would see no pairs in the "
+                f"windows of {shortest} tokens.",
+                expected=f"windows of more than {first} tokens, the smallest lag",
+                found=f"batches.lengths {', '.join(map(str, config.variant.batches.lengths))}",
+                do="lengthen the windows in its row, or give the scale the weight 0",
+                usage=True,
+            )
         if scale.weight and not counts[first : last + 1].any():
             raise Problem(
                 f"{config.variant.name}: the temporal term {scale.name!r} has weight but would see no pairs.",

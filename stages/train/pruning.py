@@ -17,7 +17,7 @@ class Pruning:
     def __init__(self, row: PruningRow | None, sae: SAE, steps: int) -> None:
         self.row = row
         self.sae = sae
-        self.at = {round(share * steps) - 1 for share in row.at} if row else set()
+        self.at = {max(round(share * steps), 1) - 1 for share in row.at} if row else set()
         """Steps after which latents go."""
         self.firings = torch.zeros_like(sae.pruned, dtype=torch.int64)
         self.tokens = 0

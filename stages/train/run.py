@@ -13,6 +13,7 @@ from stages.sae import files as sae_files
 from stages.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from stages.train.config import TrainConfig
 from stages.train.identity import fingerprint
+from stages.train.metrics import has_row
 from stages.train.plan import TrainPlan, check_plan, make_plan
 from stages.train.rates import Rates
 from stages.train.trainer import Trainer
@@ -84,18 +85,17 @@ class Run:
         try:
             facts: dict[str, Any] = json.loads((self.folder / TRAINING).read_text(encoding="utf-8"))
             whole = all(file_sha256(self.folder / name) == sha256 for name, sha256 in facts["files"].items())
-        except (OSError, ValueError, KeyError):
+            ours = facts["fingerprint"] == self.identity and facts["final"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        if not whole or facts["fingerprint"] != self.identity:
-            return None
-        return TrainResult(self.folder, facts, facts["steps_done"])
+        return TrainResult(self.folder, facts, facts["steps_done"]) if whole and ours else None
 
     def prepare(self, replace: bool, progress: Progress) -> TrainPlan:
         """The plan of the run in the folder, or of a new one after whatever else is there has been removed."""
         recorded = self._recorded_plan()
-        if recorded is not None and recorded["fingerprint"] == self.identity:
+        if recorded is not None and recorded[0] == self.identity:
             remove_partials(self.folder)
-            plan = TrainPlan(**recorded["plan"])
+            plan = TrainPlan(**recorded[1])
             plan.check_machine(self.folder)
             return plan
         if self.folder.exists() and any(self.folder.iterdir()):
@@ -112,17 +112,21 @@ class Run:
         write_json(self.folder / PLAN, {"fingerprint": self.identity, "plan": asdict(plan)})
         return plan
 
-    def _recorded_plan(self) -> dict[str, Any] | None:
+    def _recorded_plan(self) -> tuple[str, dict[str, Any]] | None:
+        """The fingerprint and the plan of the training in the folder; None where there is none that can be read."""
         try:
-            recorded: dict[str, Any] = json.loads((self.folder / PLAN).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            recorded = json.loads((self.folder / PLAN).read_text(encoding="utf-8"))
+            return str(recorded["fingerprint"]), dict(recorded["plan"])
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        return recorded
 
     def resume(self, trainer: Trainer) -> int:
-        """Load the run's checkpoint, if there is one; returns the steps done."""
+        """Load the run's checkpoint, if there is one and the log of the steps before it; returns the steps done."""
         checkpoint = read_checkpoint(self.folder)
         if checkpoint is None or checkpoint.fingerprint != self.identity:
+            return 0
+        logged = (checkpoint.step - 1) // self.config.log_every * self.config.log_every
+        if not has_row(self.folder / METRICS, logged):
             return 0
         trainer.load_state(checkpoint.tensors)
         return checkpoint.step

@@ -64,6 +64,10 @@ def window_length(lengths: tuple[int, ...], step: int, steps: int) -> int:
     return lengths[step * len(lengths) // steps] if lengths else sys.maxsize
 
 
+SHARES = ("objective.pruning", "batches.lengths")
+"""Schedules that take a share of the steps, whatever their number."""
+
+
 def ends_of_schedules(variant: Variant, steps: int) -> dict[str, int]:
     """The step at which each schedule of a variant is over, by its key in the table.
 

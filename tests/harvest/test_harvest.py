@@ -101,6 +101,50 @@ def test_another_request_is_refused_or_replaces_the_whole(
     assert second.root != first.root and store.open(tmp_path / "s").context == 24
 
 
+def test_what_cannot_be_harvested_replaces_nothing(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A corpus without texts, a model that does not load and a full disk show after the new store has begun."""
+    first = harvest(tmp_path / "s", CONFIG, model, text)
+    whole, other = content(tmp_path / "s"), replace(CONFIG, context=24)
+    (tmp_path / "bad.jsonl").write_text('{"txt": "bad"}\n')
+    bad = replace(text, source=str(tmp_path / "bad.jsonl"))
+
+    def refuse(*_: object) -> None:
+        raise Problem("no")
+
+    with pytest.raises(Problem, match="text"):
+        harvest(tmp_path / "s", CONFIG, model, bad, replace=True)
+    for place in ("load", "check_disk", "write_sequences"):
+        with monkeypatch.context() as patch, pytest.raises(Problem, match="no"):
+            patch.setattr(f"stages.harvest.harvest.{place}", refuse)
+            harvest(tmp_path / "s", other, model, text, replace=True)
+        assert content(tmp_path / "s") == whole and not (tmp_path / "s.replaced").exists(), place
+    again = harvest(tmp_path / "s", CONFIG, model, text)
+    assert (again.did, again.root) == ("finished before", first.root)
+
+
+@pytest.mark.parametrize("wanted", ["the new one", "the old one", "a third one"])
+def test_a_replacement_that_was_killed_goes_on_or_gives_way(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    first = harvest(tmp_path / "s", CONFIG, model, text)
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("stages.harvest.harvest.write_sequences", kill)
+        patch.setattr("stages.harvest.replaced.Replaced.bring_back", lambda _self: None)
+        harvest(tmp_path / "s", replace(CONFIG, context=24), model, text, replace=True)
+    assert (tmp_path / "s.replaced").exists()
+    contexts = {"the new one": 24, "the old one": CONFIG.context, "a third one": 20}
+    result = harvest(tmp_path / "s", replace(CONFIG, context=contexts[wanted]), model, text, replace=True)
+    assert store.open(tmp_path / "s").context == contexts[wanted]
+    assert not list(tmp_path.glob("s.replaced*"))
+    assert (result.root == first.root) == (wanted == "the old one") == (result.did == "finished before")
+
+
 @pytest.mark.usefixtures("small_shards")
 def test_a_machine_that_cannot_follow_the_plan_refuses_to_append(
     tmp_path: Path, model: ModelConfig, text: CorpusConfig, monkeypatch: pytest.MonkeyPatch

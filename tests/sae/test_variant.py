@@ -67,6 +67,15 @@ def test_missing_key(tmp_path: Path) -> None:
         load_variants(changed(tmp_path, "optimizer", "lr", remove=True))
 
 
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", "", ".", "a..b", "a b"])
+def test_a_name_that_no_folder_should_have(name: str, tmp_path: Path) -> None:
+    table = yaml.safe_load(TABLE.read_text())
+    (tmp_path / "variants.yaml").write_text(yaml.safe_dump({name: table["topk"]}))
+    with pytest.raises(Problem, match="cannot be called") as mistake:
+        load_variants(tmp_path / "variants.yaml")
+    assert mistake.value.exit_status == 2 and "letters, digits" in str(mistake.value.expected)
+
+
 def test_unknown_variant_lists_the_known_ones() -> None:
     with pytest.raises(Problem, match="no variant 'topkk'") as mistake:
         find_variant(load_variants(TABLE), "topkk")
@@ -143,6 +152,9 @@ def test_a_control_in_the_table_is_an_alias_of_its_row(tmp_path: Path) -> None:
         (("temporal", "scales", 0, "height"), 1, "unknown key 'height'"),
         (("temporal", "buffers", "mixing"), 1.5, "objective.temporal.buffers.mixing"),
         (("temporal", "latent_weights"), "entropy", "objective.temporal.latent_weights"),
+        (("temporal", "scales", 1, "name"), "../../elsewhere", "objective.temporal.scales.1.name"),
+        (("temporal", "scales", 1, "name"), "short", "scales have names of their own"),
+        (("pruning",), {"at": [0.5, 0.2], "density": 0.1}, "the shares of the steps rise"),
         (("reconstruction_boost", "factor"), 0, "objective.reconstruction_boost.factor"),
     ],
 )

@@ -13,13 +13,32 @@ import pytest
 import torch
 
 import store
-from stages.sae import load_variants
+from stages.sae import Variant, load_variants
+from stages.sae.objective_row import PruningRow
 from stages.train import TrainSizes, check_plan, make_config, train
 from stages.train.plan import SCHEDULED_SHARE, make_plan
 from stages.train.schedule import ends_of_schedules
 from stages.train.trainer import following
 from store.problem import Problem
 from tests.train import small
+
+ROWS = load_variants(small.TABLE)
+
+
+def with_objective(name: str, lengths: tuple[int, ...] = (), **parts: Any) -> Variant:
+    row = small.variant(name)
+    batches = replace(row.batches, lengths=lengths)
+    return replace(row, objective=replace(row.objective, **parts), batches=batches)
+
+
+def with_lags(name: str, first: int, last: int, lengths: tuple[int, ...]) -> Variant:
+    temporal = ROWS[name].objective.temporal
+    assert temporal is not None
+    scales = (replace(temporal.scales[0], lags=(first, last)),)
+    return with_objective(name, lengths, temporal=replace(temporal, scales=scales, delay=0, ramp=3))
+
+
+PRUNED_LATE = with_objective("topk", pruning=PruningRow(at=(0.2, 0.99), density=0.1))
 
 REFUSED = [
     ({"row": small.variant(warmup=30)}, "warmup of 30 steps would never end", "at least 39 steps"),
@@ -29,6 +48,9 @@ REFUSED = [
     ({"row": load_variants(small.TABLE)["multiscale"], "steps": 2}, "would never end", "steps"),
     ({"steps": 0}, "steps is too small", "at least 1"),
     ({"d_sae": 0}, "d_sae is too small", "at least 1"),
+    ({"seed": 2**63}, "seed is out of range", f"0 to {2**63 - 1}"),
+    ({"row": PRUNED_LATE}, "pruning takes more than 75% of the steps", "at most"),
+    ({"row": with_lags("window3", 3, 9, (3, 12))}, "would see no pairs in the windows of 3 tokens", "more than 3"),
 ]
 
 
@@ -41,6 +63,10 @@ def test_impossible_numbers_are_wrong_usage(
     assert expected in str(refusal.value.expected)
     assert refusal.value.exit_status == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_windows_that_are_long_enough_for_a_lag(activations: store.ActivationStore) -> None:
+    check_plan(small.config(with_lags("window3", 3, 9, (4, 12))), activations, small.LAYER)
 
 
 def test_the_steps_that_a_refusal_names_are_enough(activations: store.ActivationStore) -> None:

@@ -38,7 +38,7 @@ def silenced(folder: Path) -> Tensor:
     return (load(folder / "sae").W_enc == 0).all(0)
 
 
-@pytest.mark.parametrize(("at", "ends"), [((0.5,), {3}), ((0.5, 0.75), {3, 5})])
+@pytest.mark.parametrize(("at", "ends"), [((0.5,), {3}), ((0.5, 0.75), {3, 5}), ((0.001, 0.5), {0, 3})])
 def test_latents_go_that_fired_at_a_smaller_share_of_the_tokens_since_the_last_time(
     at: tuple[float, ...], ends: set[int], activations: store.ActivationStore
 ) -> None:

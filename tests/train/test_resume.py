@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import torch
 import store
 from stages.train import train
 from stages.train.checkpoint import NAME, Checkpoint, read_checkpoint, write_checkpoint
+from stages.train.run import PLAN, TRAINING
 from store.files import files_below
 from store.problem import Problem
 from tests.forks import ENVIRONMENT
@@ -141,6 +143,40 @@ def test_finished_run_is_left_alone_and_a_damaged_one_is_mended(
     damaged[-1] ^= 1
     weights.write_bytes(damaged)
     train(config, activations, small.LAYER, tmp_path / "run")
+    assert content(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("stopped_at", [20, None])
+def test_a_training_without_its_log_begins_anew(
+    stopped_at: int | None, activations: store.ActivationStore, tmp_path: Path
+) -> None:
+    """Its checkpoint is no output of DVC, its log is."""
+    config = small.killed_config("topk")
+    whole = train(config, activations, small.LAYER, tmp_path / "whole")
+    if stopped_at is None:
+        train(config, activations, small.LAYER, tmp_path / "run")
+        (tmp_path / "run" / TRAINING).unlink()
+        shutil.rmtree(tmp_path / "run" / "sae")
+    else:
+        stopped(tmp_path / "run", activations, stopped_at)
+    shutil.rmtree(tmp_path / "run" / "metrics" / "plots")
+    result = train(config, activations, small.LAYER, tmp_path / "run")
+    assert (result.did, result.training) == ("trained", whole.training)
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damaged", ["[]", '{"a": 1}', "7", '{"fingerprint": "x", "plan": 3}', '{"files": 3}'])
+def test_files_of_another_shape_are_no_training(
+    damaged: str, activations: store.ActivationStore, tmp_path: Path
+) -> None:
+    train(small.config(), activations, small.LAYER, tmp_path / "run")
+    before = content(tmp_path / "run")
+    (tmp_path / "run" / TRAINING).write_text(damaged)
+    train(small.config(), activations, small.LAYER, tmp_path / "run")
+    assert content(tmp_path / "run") == before
+    for name in (TRAINING, PLAN):
+        (tmp_path / "run" / name).write_text(damaged)
+    train(small.config(), activations, small.LAYER, tmp_path / "run")
     assert content(tmp_path / "run") == before
 
 
