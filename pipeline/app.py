@@ -243,7 +243,7 @@ def store_subset(
     folder: Annotated[str, typer.Argument(help="A store, or its URL.")],
     out: Annotated[str, typer.Argument(help="Folder of the new store.")],
     layer: Annotated[list[int] | None, typer.Option("--layer", min=0, help="Layer to keep; repeatable.")] = None,
-    tokens: Annotated[int | None, typer.Option(min=1, help="Keep the first sequences, up to this many tokens.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Keep as many of the first sequences as it takes.")] = None,
     documents: Annotated[Path | None, typer.Option(help="File with the ids of documents to keep, one a line.")] = None,
     profile: ProfileFlag = None,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from stages.evaluate.config import EvaluateConfig
 from stages.harvest.config import HarvestConfig
 from stages.language_model.config import CorpusConfig, ModelConfig
+from stages.names import fit
 from stages.train.config import TrainSizes
 from stages.unlearn.config import UnlearnConfig
 from store.files import write_atomically
@@ -28,7 +30,7 @@ _STRICT = ConfigDict(extra="forbid")
 class Profile:
     """A model, its corpus and its sizes."""
 
-    name: str
+    name: Annotated[str, AfterValidator(fit)]
     """The profile's name, equal to its key under `profiles`."""
 
     model: ModelConfig
@@ -122,7 +124,20 @@ def read_params(root: Path) -> Params:
                 found=profile.name,
                 usage=True,
             )
-    return params
+    profiles = {name: _seen_from_here(root, profile) for name, profile in params.profiles.items()}
+    return replace(params, profiles=profiles, profile=_seen_from_here(root, params.profile))
+
+
+def _seen_from_here(root: Path, profile: Profile) -> Profile:
+    """The profile with sources that lie in the project's folder as the working directory sees them."""
+
+    def seen(source: str) -> str:
+        if Path.cwd() == root.resolve() or Path(source).is_absolute() or not (root / source).exists():
+            return source
+        return os.path.relpath(root / source)
+
+    model = replace(profile.model, source=seen(profile.model.source))
+    return replace(profile, model=model, corpus=replace(profile.corpus, source=seen(profile.corpus.source)))
 
 
 def describe(error: Mapping[str, Any]) -> str:
@@ -164,8 +179,24 @@ def use_profile(root: Path, name: str) -> Profile:
             found=f"{count} such lines",
             usage=True,
         )
+    if _current_in(text) != name:
+        raise Problem(
+            f"The line `profile: *{name}` would not name that profile.",
+            where=path,
+            expected=f"an anchor of the profile's own name: `{name}: &{name}`",
+            do="write it behind the profile's key",
+            usage=True,
+        )
     write_atomically(path, text.encode())
     return profile
+
+
+def _current_in(text: str) -> str | None:
+    """The name of the current profile in the text of a parameter file; None where there is none."""
+    try:
+        return str(yaml.safe_load(text)["profile"]["name"])
+    except (yaml.YAMLError, KeyError, TypeError):
+        return None
 
 
 def with_model(profile: Profile, source: str | None) -> Profile:

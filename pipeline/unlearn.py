@@ -24,7 +24,6 @@ def run(
 ) -> None:
     """Unlearn with each run's SAE, and print what was forgotten and what else was lost."""
     from stages.unlearn.material import Files, read_material
-    from stages.unlearn.output import UNLEARNING
     from stages.unlearn.run import unlearn
 
     project = Project.here()
@@ -40,11 +39,11 @@ def run(
             material,
             profile.unlearn,
             beside,
+            by_digits=bool(forget or retain or questions),
             progress=progress,
         )
-    outs = [out for _, out in pairs] + ([beside] if beside else [])
-    for out, result in zip(outs, results, strict=True):
-        print(f"{project.show(out / UNLEARNING)}: {result.did}")
+    for result in results:
+        print(f"{project.show(result.path)}: {result.did}")
         _print(result.document)
 
 

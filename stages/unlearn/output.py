@@ -14,6 +14,11 @@ from stages.unlearn.sweep import Outcome, unlearning_score
 UNLEARNING = "unlearning.json"
 
 
+def digits_name(fingerprint: str) -> str:
+    """What the results on a material of the command line's are called."""
+    return f"unlearning-{fingerprint[:8]}.json"
+
+
 @dataclass(frozen=True)
 class Unlearning:
     """What an unlearning of one SAE came to."""

@@ -20,7 +20,7 @@ from stages.unlearn.config import UnlearnConfig
 from stages.unlearn.judge import Asked, Interventions, accuracies, ask, known, losses, untouched
 from stages.unlearn.latents import firing_shares
 from stages.unlearn.material import Material
-from stages.unlearn.output import UNLEARNING, Unlearning
+from stages.unlearn.output import UNLEARNING, Unlearning, digits_name
 from stages.unlearn.rmu import RMUConfig, rmu
 from stages.unlearn.scoring import Scoring, scoring_of
 from stages.unlearn.sweep import Clamps, Outcome, outcome, settings_of
@@ -42,8 +42,10 @@ class UnlearnResult:
 
     name: str
     """`variant/seed`."""
+    path: Path
+    """Where it is kept."""
     document: Mapping[str, Any]
-    """`unlearning.json`."""
+    """What is there."""
     did: str
     """`unlearned`, or `finished before`."""
 
@@ -56,6 +58,7 @@ def unlearn(
     config: UnlearnConfig,
     rmu_out: Path | None = None,
     *,
+    by_digits: bool = False,
     progress: Progress = SILENT,
 ) -> list[UnlearnResult]:
     """Clamp the latents of each run's SAE that fire on the text to forget, and measure what the model still knows.
@@ -64,6 +67,8 @@ def unlearn(
         runs: pairs of what holds the SAE, as `evaluate` takes it, and the folder that receives `unlearning.json`.
         store: the activation store that the SAEs belong to.
         rmu_out: the folder for RMU at the layer of the first run; None leaves it out.
+        by_digits: name results `unlearning-<digits>.json`, the digits those of their fingerprints, so that those of
+            one material do not take the place of another's.
 
     Raises:
         Problem: an SAE of something else, text that gives no full row, questions of which the model knows none.
@@ -85,7 +90,8 @@ def unlearn(
     ]
     if rmu_out is not None:
         jobs.append((rmu_out, digest({**decided, "rmu": asdict(RMUConfig(layer))}), None))
-    found = [_finished(out, fingerprint) for out, fingerprint, _ in jobs]
+    paths = [out / (digits_name(fingerprint) if by_digits else UNLEARNING) for out, fingerprint, _ in jobs]
+    found = [_finished(path, fingerprint) for path, (_, fingerprint, _) in zip(paths, jobs, strict=True)]
     did = ["finished before" if document else "unlearned" for document in found]
     if not all(found):
         lm = load(lm_config, progress)
@@ -95,17 +101,17 @@ def unlearn(
             [subject for document, (_, _, subject) in zip(found, jobs, strict=True) if subject and not document]
         )
     documents = [
-        document or session.write(out, fingerprint, subject, progress)
-        for document, (out, fingerprint, subject) in zip(found, jobs, strict=True)
+        document or session.write(path, fingerprint, subject, progress)
+        for document, path, (_, fingerprint, subject) in zip(found, paths, jobs, strict=True)
     ]
     names = [subject.name if subject else RMU for _, _, subject in jobs]
-    return [UnlearnResult(*result) for result in zip(names, documents, did, strict=True)]
+    return [UnlearnResult(*result) for result in zip(names, paths, documents, did, strict=True)]
 
 
-def _finished(out: Path, fingerprint: str) -> dict[str, Any] | None:
+def _finished(path: Path, fingerprint: str) -> dict[str, Any] | None:
     """The results of this very unlearning, if they are there."""
     try:
-        document: dict[str, Any] = json.loads((out / UNLEARNING).read_text())
+        document: dict[str, Any] = json.loads(path.read_text())
         return document if document["eval_result_unstructured"]["fingerprint"] == fingerprint else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -168,11 +174,11 @@ class _Session:
         for subject in subjects:
             subject.load_for(longest, "the longest questions", do="leave those out that are longer")
 
-    def write(self, out: Path, fingerprint: str, subject: Subject | None, progress: Progress) -> dict[str, Any]:
-        """Make and keep `unlearning.json` of a subject; of RMU without one."""
+    def write(self, path: Path, fingerprint: str, subject: Subject | None, progress: Progress) -> dict[str, Any]:
+        """Make and keep the results of a subject; of RMU without one."""
         done = self._with_sae(fingerprint, subject, progress) if subject else self._with_rmu(fingerprint, progress)
         document = done.document()
-        write_json(out / UNLEARNING, document)
+        write_json(path, document)
         return document
 
     def _with_sae(self, fingerprint: str, subject: Subject, progress: Progress) -> Unlearning:

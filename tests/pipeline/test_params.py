@@ -78,6 +78,37 @@ def test_the_real_file_keeps_its_comments_when_a_profile_is_used(tmp_path: Path)
     ]
 
 
+def test_a_profile_without_an_anchor_of_its_name_cannot_be_used(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text().replace("\nprofile: *", "\n  mine: {<<: *gpt2, name: mine}\n\nprofile: *")
+    (tmp_path / "params.yaml").write_text(text)
+    assert "mine" in read_params(tmp_path).profiles
+    with pytest.raises(Problem, match="would not name that profile") as caught:
+        use_profile(tmp_path, "mine")
+    assert "&mine" in str(caught.value.expected) and caught.value.exit_status == 2
+    assert (tmp_path / "params.yaml").read_text() == text
+
+
+def test_a_profile_is_called_what_a_folder_can_be(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    odd = text.replace("  gpt2: &gpt2", '  "../out": &gpt2').replace("name: gpt2\n", 'name: "../out"\n')
+    (tmp_path / "params.yaml").write_text(odd)
+    with pytest.raises(Problem, match="cannot be used") as caught:
+        read_params(tmp_path)
+    assert "profiles.../out.name" in str(caught.value.found) and "letters, digits" in str(caught.value.found)
+
+
+def test_sources_in_the_project_are_found_from_its_subfolders(project: TinyProject) -> None:
+    (project.root / "texts").mkdir()
+    (project.root / "texts" / "a.txt").write_text("Some text of its own.\n" * 400)
+    project.params["profiles"]["tiny"]["corpus"]["source"] = "texts"
+    project.save()
+    (project.root / "below").mkdir()
+    for folder, did in ((project.root, "harvested"), (project.root / "below", "already complete")):
+        project.patch.chdir(folder)
+        status, out, err = project("harvest")
+        assert status == 0 and did in out, err
+
+
 def test_an_unknown_profile_names_the_known_ones(project: TinyProject) -> None:
     with pytest.raises(Problem, match="no profile named 'huge'") as caught:
         use_profile(project.root, "huge")

@@ -246,12 +246,18 @@ def trained(project: TinyProject) -> TinyProject:
     return project
 
 
+def result(project: TinyProject, run: str = "topk/seed0") -> dict[str, Any]:
+    """What was kept of an unlearning on files."""
+    (path,) = (project.root / "results/tiny" / run).glob("unlearning-*.json")
+    return json.loads(path.read_text())
+
+
 def test_the_command(trained: TinyProject, tmp_path: Path) -> None:
     options = ["unlearn", "runs/tiny/topk/seed0", "--rmu", *write_material(tmp_path)]
     status, out, err = trained(*options)
     assert status == 0, err
-    assert "results/tiny/topk/seed0/unlearning.json: unlearned" in out and "RMU" in out and "forget accuracy" in out
-    document = json.loads((trained.root / "results/tiny/topk/seed0/unlearning.json").read_text())
+    assert "results/tiny/topk/seed0/unlearning-" in out and "RMU" in out and "forget accuracy" in out
+    document = result(trained)
     jsonschema.validate(document, saebench_schema("unlearning"))
     found = document["eval_result_unstructured"]
     assert all(f"{row['forget_accuracy']:.4f} ± {row['forget_accuracy_se']:.4f}" in out for row in found["sweep"])
@@ -266,8 +272,7 @@ def test_the_command(trained: TinyProject, tmp_path: Path) -> None:
         assert 0 < row["forget_loss_se"] < row["forget_loss"] and 0 < row["retain_loss_se"] < row["retain_loss"]
     assert all(0 < each["known"] < each["questions"] for each in counts.values())
     assert set(found["scores_by_window"]) == {"1", "4"}
-    (of_rmu,) = (json.loads(path.read_text()) for path in trained.root.glob("results/tiny/**/rmu/**/unlearning.json"))
-    assert set(of_rmu["eval_result_unstructured"]["scores_by_window"]) == {"1"}
+    assert set(result(trained, "rmu/unlearning")["eval_result_unstructured"]["scores_by_window"]) == {"1"}
     assert "finished before" in trained(*options)[1]
 
 
@@ -278,7 +283,7 @@ def test_settings_that_clamp_nothing_are_the_untouched_model(trained: TinyProjec
     (tmp_path / "retain.jsonl").write_bytes((tmp_path / "forget.jsonl").read_bytes())
     status, out, err = trained("unlearn", "runs/tiny/topk/seed0", *retained)
     assert status == 0 and "topk/seed0: 8 of 8 settings clamp nothing" in err and "0 latents below 1e-09" in out
-    found = json.loads((trained.root / "results/tiny/topk/seed0/unlearning.json").read_text())
+    found = result(trained)
     assert set(found["eval_result_unstructured"]["scores_by_window"].values()) == {0.0}
     for each in found["eval_result_unstructured"]["sweep"]:
         assert {key: each[key] for key in found["eval_result_unstructured"]["baseline"]} == (
@@ -292,7 +297,17 @@ def test_another_dtype_is_another_unlearning(trained: TinyProject, tmp_path: Pat
         trained.params["profiles"]["tiny"]["model"]["dtype"] = dtype
         trained.save()
         status, out, err = trained(*options)
-        assert status == 0 and f"unlearning.json: {did}" in out, err
+        assert status == 0 and f".json: {did}" in out, err
+
+
+def test_other_material_takes_no_results_place(trained: TinyProject, tmp_path: Path) -> None:
+    options = ["unlearn", "runs/tiny/topk/seed0", *write_material(tmp_path)]
+    texts = (tmp_path / "forget.jsonl").read_text()
+    for text, did in ((texts, "unlearned"), (texts * 2, "unlearned"), (texts, "finished before")):
+        (tmp_path / "forget.jsonl").write_text(text)
+        status, out, err = trained(*options)
+        assert status == 0 and f".json: {did}" in out, err
+    assert len(list(trained.root.rglob("unlearning-*.json"))) == 2 and not list(trained.root.rglob("unlearning.json"))
 
 
 def test_an_sae_that_does_not_know_the_positions_of_a_question_is_refused(trained: TinyProject, tmp_path: Path) -> None:
@@ -306,7 +321,7 @@ def test_an_sae_that_does_not_know_the_positions_of_a_question_is_refused(traine
         file.write("\n".join(rows))
     status, _, err = trained("unlearn", "runs/tiny/placed/seed0", *options)
     assert status == 1 and "placed/seed0 knows fewer positions than the longest questions have" in err
-    assert "16 positions at the most" in err and not list(trained.root.rglob("unlearning.json"))
+    assert "16 positions at the most" in err and not list(trained.root.rglob("unlearning*.json"))
 
 
 def test_nothing_is_judged_on_the_text_that_it_was_made_with(
