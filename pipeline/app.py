@@ -286,6 +286,12 @@ def main() -> None:
     except Problem as problem:
         print(printable(str(problem)), file=sys.stderr)
         sys.exit(problem.exit_status)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        refused = Problem("A file or folder cannot be used.", where=error.filename, found=error.strerror)
+        print(printable(str(refused)), file=sys.stderr)
+        sys.exit(refused.exit_status)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             print("stopped; nothing is lost: the same command goes on where it stopped", file=sys.stderr)

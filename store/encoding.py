@@ -17,6 +17,7 @@ import google_crc32c
 import numpy as np
 
 from store.problem import Problem
+from store.same_folder import SameFolder
 from store.shards import ABSENT, ShardedArray
 
 if TYPE_CHECKING:  # importing zarr starts a thread, which only those pay for who read such a store
@@ -171,7 +172,7 @@ class EncodedRows:
     """The rows of an encoded array, decoded one by one as they are asked for."""
 
     def __init__(self, folder: Path, encoded: EncodedArray) -> None:
-        self._folder = folder
+        self._folder = SameFolder(folder)
         self._encoded = encoded
         self._array = encoded.array
         self._opened = encoded.opened(folder)
@@ -189,8 +190,9 @@ class EncodedRows:
             out[i] = self.row(row)
 
     def _check(self, shard: int) -> Path:
-        """Check a shard when it is first read; returns its file."""
-        path = self._folder / self._array.shard_path(shard)
+        """Check the folder, and a shard when it is first read; returns its file."""
+        self._folder.check()
+        path = self._folder.path / self._array.shard_path(shard)
         if shard not in self._checked:
             try:
                 with path.open("rb") as file:

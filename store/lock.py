@@ -14,6 +14,9 @@ class Lock:
 
     def __init__(self, folder: Path, what: str = "store") -> None:
         """`what` the folder holds, for the Problem that is raised where it cannot be had."""
+        folder = folder.resolve()
+        if not folder.name:
+            raise Problem(f"A {what} cannot be the root folder.", where=folder, do="choose another folder")
         path = folder.with_name(folder.name + ".lock")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

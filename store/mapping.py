@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from store.encoding import EncodedArray, EncodedRows
+from store.same_folder import SameFolder
 from store.shards import ShardedArray
 
 _MAP_FIXED, _PROT_NONE = 0x10, 0  # on Linux and macOS; Python does not name them
@@ -63,14 +64,16 @@ class ScatteredRows:
     """A map for each shard, and a copy for each row: the reference that `ContiguousRows` has to agree with."""
 
     def __init__(self, folder: Path, array: ShardedArray) -> None:
-        self._folder = folder
+        self._folder = SameFolder(folder)
         self._array = array
         self._maps: dict[int, np.ndarray] = {}
 
     def shard(self, shard: int) -> np.ndarray:
         rows = self._maps.get(shard)
         if rows is None:
-            rows = self._maps[shard] = self._array.map(self._folder, shard)
+            rows = self._array.map(self._folder.path, shard)
+            self._folder.check()
+            self._maps[shard] = rows
         return rows
 
     def row(self, row: int) -> np.ndarray:
@@ -90,7 +93,7 @@ class ContiguousRows:
     """
 
     def __init__(self, folder: Path, array: ShardedArray) -> None:
-        self._folder = folder
+        self._folder = SameFolder(folder)
         self._array = array
         self._shard_bytes = array.rows_per_shard * array.row_bytes
         self._addresses = _Addresses(array.n_shards * self._shard_bytes)
@@ -128,7 +131,8 @@ class ContiguousRows:
         with self._lock:
             for shard in np.unique(shards[~self._mapped[shards]]).tolist():
                 size = len(self._array.shard_rows(shard)) * self._array.row_bytes
-                with self._array.opened(self._folder, shard) as file:
+                with self._array.opened(self._folder.path, shard) as file:
+                    self._folder.check()
                     self._addresses.place(shard * self._shard_bytes, size, file.fileno())
                 self._mapped[shard] = True
                 self._waiting -= 1

@@ -22,6 +22,7 @@ from store.mapping import MappedRows, mapped
 from store.problem import Problem
 from store.progress import SILENT, Progress
 from store.records import FileRecord
+from store.same_folder import SameFolder
 from store.shards import ShardedArray
 from store.statistics import Statistics, parse_statistics
 from store.verify import BadFile, refuse, wrong_contents, wrong_sizes, wrong_store
@@ -63,6 +64,7 @@ class ActivationStore:
         self.root = root
         """Digest of the whole content; what was computed from this store records it."""
         self._layout = manifest.layout
+        self._folder = SameFolder(path)
         self._opened: dict[str, MappedRows] = {}
 
     @property
@@ -73,8 +75,9 @@ class ActivationStore:
     @property
     def model_name(self) -> str | None:
         """Name of the language model whose activations these are; None where the request names none."""
-        name: str | None = (self.request.get("model") or {}).get("name")
-        return name
+        model = self.request.get("model")
+        name = model.get("name") if isinstance(model, dict) else None
+        return None if name is None else str(name)
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -205,7 +208,9 @@ class ActivationStore:
         """The rows of an array, mapped on first use and then kept."""
         rows = self._opened.get(array.path)
         if rows is None:
-            rows = self._opened[array.path] = self._open(array)
+            rows = self._open(array)
+            self._folder.check()
+            self._opened[array.path] = rows
         return rows
 
     def _open(self, array: ShardedArray) -> MappedRows:

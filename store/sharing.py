@@ -72,6 +72,7 @@ def push(path: str | Path, url: str | Path, compress: bool = False, progress: Pr
             do="push to the bucket or folder behind it",
             usage=True,
         )
+    _refuse_inside(folder, remote)
     with _alone(remote.folder):
         found = remote.sizes()
         if (there := find_manifest(remote)) is None:
@@ -100,6 +101,7 @@ def pull(url: str | Path, path: str | Path, progress: Progress = SILENT) -> Tran
     the connection fails for good.
     """
     remote, folder = Remote(url), Path(path)
+    _refuse_inside(folder, remote)
     manifest = remote_manifest(remote)
     with _alone(folder):
         if _is_there(folder, manifest):
@@ -113,6 +115,22 @@ def pull(url: str | Path, path: str | Path, progress: Progress = SILENT) -> Tran
             raise bad_remote(remote, bad)
         put(folder, NAME, readable_json(fetch.manifest.to_json()))
         return Transfer.of(manifest, n_moved)
+
+
+def _refuse_inside(folder: Path, remote: Remote) -> None:
+    """Refuse a copy in the store itself, or the other way round: each would be a foreign file of the other."""
+    if remote.folder is None:
+        return
+    here, there = folder.resolve(), remote.folder.resolve()
+    if here != there and (here.is_relative_to(there) or there.is_relative_to(here)):
+        raise Problem(
+            "One of the two stores lies in the other.",
+            where=there,
+            expected="folders beside each other",
+            found=here,
+            do="choose another folder",
+            usage=True,
+        )
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from stages.harvest.sequences import packed
 from stages.language_model.config import CorpusConfig, ModelConfig
 from stages.language_model.model import LanguageModel, load
 from stages.language_model.runner import LayerRunner
-from store.files import check_disk
+from store.files import check_disk, files_below
 from store.progress import SILENT, Progress
 
 
@@ -87,7 +87,8 @@ def estimate(
         sequences = -(-text.tokens // config.context)
     tokens = sequences * config.context
     size = tokens * bytes_per_token(config, lm.d_model)
-    check_disk(folder, size)
+    there = sum(path.lstat().st_size for path in files_below(folder))  # as it stays, or goes before
+    check_disk(folder, size - there)
     workers, threads = crew or (None, None)
     plan, _ = decide(config, lm, tokens, threads)
     torch.set_num_threads(plan.threads)

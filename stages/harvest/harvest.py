@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from dataclasses import replace as replaced
 from pathlib import Path
@@ -22,6 +24,7 @@ from stages.language_model.config import CorpusConfig, ModelConfig
 from stages.language_model.model import LanguageModel, load
 from store import OtherContent, StoreSpec, StoreWriter
 from store.files import check_disk, write_json
+from store.problem import Problem
 from store.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -79,8 +82,7 @@ def harvest(
     layers = dict.fromkeys(config.layer_list, request["model"]["d_model"])
     spec = StoreSpec(request, config.context, config.dtype, layers)
     before = Replaced(Path(folder))
-    writer = _open(before, spec, replace, progress)
-    with before, writer:
+    with _replacing(before, spec, replace, progress) as writer:
         if writer.complete:
             assert writer.root is not None and writer.n_sequences is not None
             before.forget()
@@ -98,10 +100,10 @@ def harvest(
                 progress.note(notice)
             writer.record_plan(asdict(plan))
         left = missing_tokens(writer, config)
-        check_disk(folder, left * bytes_per_token(config, request["model"]["d_model"]) - before.size)
-        before.forget()
+        _make_room(before, left * bytes_per_token(config, request["model"]["d_model"]))
         seconds, check = crew.run(writer, progress)
         root = writer.finish(card_facts(request, writer.plan))
+        before.forget()
         result = HarvestResult(
             folder,
             root,
@@ -119,6 +121,22 @@ def bytes_per_token(config: HarvestConfig, d_model: int) -> int:
     return len(config.layer_list) * d_model * itemsize + 8
 
 
+@contextmanager
+def _replacing(before: Replaced, spec: StoreSpec, replace: bool, progress: Progress) -> Iterator[StoreWriter]:
+    """The writer of the folder; a store of another fingerprint, set aside first if that is wanted, comes back where
+    no shard of the new one could be computed."""
+    if replace:
+        before.recover()
+    writer = _open(before, spec, replace, progress)
+    try:
+        with writer:
+            yield writer
+    except BaseException:
+        if not writer.has_shards:
+            before.bring_back()
+        raise
+
+
 def _open(before: Replaced, spec: StoreSpec, replace: bool, progress: Progress) -> StoreWriter:
     """The writer of the folder, a store of another fingerprint set aside first if that is wanted."""
     folder = before.folder
@@ -127,12 +145,18 @@ def _open(before: Replaced, spec: StoreSpec, replace: bool, progress: Progress) 
     except OtherContent as other:
         if not replace:
             raise
-        if before.waits:  # what is here was to replace it, and was interrupted
-            before.bring_back()
-            return _open(before, spec, replace, progress)
-        progress.note(f"parameters changed: replacing {folder.name} ({other.found})")
-        before.set_aside()
-        return StoreWriter.open(folder, spec, progress=progress)
+        if before.set_aside():
+            progress.note(f"parameters changed: replacing {folder.name} ({other.found})")
+        return _open(before, spec, replace, progress)
+
+
+def _make_room(before: Replaced, n_bytes: int) -> None:
+    """Delete what the new store replaces before that is written, where the disk has no room for both."""
+    try:
+        check_disk(before.folder, n_bytes)
+    except Problem:
+        check_disk(before.folder, n_bytes - before.size)
+        before.forget()
 
 
 def _crew(

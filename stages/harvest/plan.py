@@ -7,15 +7,18 @@ against many (0.5 % relative), so a machine that cannot follow the plan refuses 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from stages.harvest.config import HarvestConfig
 from stages.language_model.model import LanguageModel
 from stages.precision import can_compile, cpu_capability
+from store.files import canonical_json
 from store.problem import Problem
 
 COMPILE_FROM_TOKENS = 200_000
@@ -77,7 +80,7 @@ def follow(recorded: dict[str, Any], lm: LanguageModel) -> HarvestPlan:
     Raises:
         Problem: naming every difference, if appending here would mix two kinds of numbers.
     """
-    plan = HarvestPlan(**recorded)
+    plan = read_plan(recorded)
     here: dict[str, Any] = {
         **asdict(plan),
         **_machine(lm),
@@ -95,6 +98,17 @@ def follow(recorded: dict[str, Any], lm: LanguageModel) -> HarvestPlan:
             do="finish it on a machine and with versions like the first, or delete the partial store and harvest again",
         )
     torch.set_num_threads(plan.threads)  # OpenMP counts for each calling thread: call this where the model runs
+    return plan
+
+
+def read_plan(recorded: Mapping[str, Any]) -> HarvestPlan:
+    """The plan in a manifest, which may hold anything."""
+    try:
+        plan = TypeAdapter(HarvestPlan).validate_json(canonical_json(recorded), strict=True)
+    except ValidationError as error:
+        raise Problem("The plan of this store is none of a harvest.", found=" ".join(str(error).split())) from None
+    if asdict(plan) != recorded:
+        raise Problem("The plan of this store is none of a harvest.", found=", ".join(recorded))
     return plan
 
 

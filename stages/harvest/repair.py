@@ -6,17 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from stages.harvest.activations import harvest_shard
 from stages.harvest.card import known_facts
 from stages.harvest.config import HarvestConfig
-from stages.harvest.plan import HarvestPlan, follow
+from stages.harvest.plan import follow
 from stages.harvest.request import make_request
 from stages.harvest.sequences import write_sequences
 from stages.language_model.config import CorpusConfig, ModelConfig
@@ -24,7 +22,7 @@ from stages.language_model.model import LanguageModel, load
 from stages.language_model.runner import LayerRunner
 from store import StoreSpec, StoreWriter
 from store.card import card
-from store.files import PARTIAL, canonical_json, digest
+from store.files import PARTIAL, digest
 from store.layout import CARD
 from store.manifest import Manifest
 from store.problem import Problem
@@ -69,17 +67,6 @@ def from_harvest(config: HarvestConfig, model: ModelConfig, text: CorpusConfig) 
     return make
 
 
-def _recorded(manifest: Manifest) -> HarvestPlan:
-    """The plan in the manifest, which may hold anything."""
-    try:
-        plan = TypeAdapter(HarvestPlan).validate_json(canonical_json(manifest.plan), strict=True)
-    except ValidationError as error:
-        raise Problem("The plan of this store is none of a harvest.", found=" ".join(str(error).split())) from None
-    if asdict(plan) != manifest.plan:
-        raise Problem("The plan of this store is none of a harvest.", found=", ".join(manifest.plan))
-    return plan
-
-
 def _packed_again(
     folder: Path,
     manifest: Manifest,
@@ -110,7 +97,7 @@ def _run_again(
     progress: Progress,
 ) -> Iterator[tuple[str, Parts]]:
     """Run the language model over the tokens of these shards, as the recorded plan has it."""
-    plan = follow(asdict(_recorded(manifest)), lm)
+    plan = follow(manifest.plan, lm)
     runner = LayerRunner(lm, config.layer_list, compile=plan.compiled)
     layout = manifest.layout
     progress.start("harvest", sum(len(layout.tokens.shard_rows(s)) for s in shards) * layout.context, "tokens")

@@ -1,38 +1,30 @@
-"""The store that was in a folder before: it goes when nothing that was asked can prevent the new one any more."""
+"""The store that was in a folder before: it stays until the one that replaces it is finished."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
 from store import remove_store
 from store.files import files_below
+from store.manifest import Manifest
 from store.writer import is_vacant
-
-SUFFIX = ".replaced"
 
 
 class Replaced:
-    """A store set aside, in a folder of its own beside that of the new one.
+    """A store set aside, in a hidden folder beside that of the new one.
 
-    A corpus that cannot be read, a model that cannot be loaded and too little disk show after the new store has begun.
-    Whatever ends it before then, the old store comes back; after a kill the next call brings it back, or goes on.
+    What prevents the new one before its first shard (a corpus that cannot be read, a model that does not load, values
+    that are not finite) brings the old one back. A harvest that was interrupted later goes on, and the old store is
+    there until it ends, or until the old parameters are asked for again.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Bring back what an interrupted call left aside without a new store."""
-        self.folder, self._aside = folder, folder.with_name(folder.name + SUFFIX)
-        if self._aside.exists() and is_vacant(folder):
-            self.bring_back()
+        self.folder = folder.resolve()
+        """Where both belong; of a link, what it leads to."""
 
-    def __enter__(self) -> Replaced:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self.bring_back()
+    @property
+    def _aside(self) -> Path:
+        return self.folder.with_name(f".{self.folder.name}.replaced")
 
     @property
     def waits(self) -> bool:
@@ -41,12 +33,24 @@ class Replaced:
 
     @property
     def size(self) -> int:
-        """Bytes that its going will free."""
-        return sum(path.lstat().st_size for path in files_below(self._aside))
+        """Bytes that its going would free: files that are links into a cache free nothing."""
+        files = [path.lstat() for path in files_below(self._aside)]
+        return sum(file.st_size for file in files if file.st_nlink == 1)
 
-    def set_aside(self) -> None:
-        """Move what is in the folder out of the way."""
+    def recover(self) -> None:
+        """Bring back what an interrupted call left aside without a new store."""
+        if self.waits and is_vacant(self.folder):
+            self.bring_back()
+
+    def set_aside(self) -> bool:
+        """Move what is in the folder out of the way; False where what is aside has come back instead, because what
+        is in the folder was to replace it and was interrupted."""
+        if self.waits and Manifest.load(self.folder).root is None:
+            self.bring_back()
+            return False
+        self.forget()
         self.folder.rename(self._aside)
+        return True
 
     def bring_back(self) -> None:
         """Put the store that is aside in the place of what has begun since, if there is one."""
@@ -58,4 +62,4 @@ class Replaced:
         """Delete the store that is aside, if there is one."""
         if self.waits:
             remove_store(self._aside)
-            self._aside.with_name(f"{self._aside.name}.lock").unlink()
+        self._aside.with_name(f"{self._aside.name}.lock").unlink(missing_ok=True)

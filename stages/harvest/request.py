@@ -10,7 +10,7 @@ from typing import Any
 from stages.harvest.config import HarvestConfig
 from stages.language_model import corpus
 from stages.language_model.config import CorpusConfig, ModelConfig
-from stages.language_model.model import identity, n_layers, width
+from stages.language_model.model import identity, n_layers, positions, width
 from stages.language_model.source import resolve
 from store.layout import hook_name
 from store.manifest import Manifest
@@ -34,6 +34,7 @@ def make_request(
     """
     check_layers(config, model)
     folder = resolve(model, progress)
+    _check_context(config, positions(folder))
     asked = asdict(config)
     asked.pop("batch_rows")
     return {
@@ -61,6 +62,18 @@ def at_recorded_revision(text: CorpusConfig, stores: Iterable[Path]) -> CorpusCo
         if isinstance(recorded, dict) and recorded.get("source") == text.source and "revision" in recorded:
             return replace(text, revision=str(recorded["revision"]))
     return text
+
+
+def _check_context(config: HarvestConfig, positions: int | None) -> None:
+    """Refuse rows that are longer than the model can read."""
+    if positions is not None and config.context > positions:
+        raise Problem(
+            "The model does not read so many positions.",
+            where="harvest.context",
+            expected=f"at most {positions:,}",
+            found=config.context,
+            usage=True,
+        )
 
 
 def check_layers(config: HarvestConfig, model: ModelConfig) -> None:

@@ -121,6 +121,12 @@ def _local_files(root: Path) -> list[Path]:
         raise Problem("This is no corpus.", where=root, expected=f"files ending in {', '.join(SUFFIXES)}")
     for file in files:
         try:
+            str(file).encode()
+        except UnicodeEncodeError:
+            raise Problem(
+                "A corpus file has a name that is not UTF-8.", where=ascii(str(file)), do="rename it"
+            ) from None
+        try:
             with file.open("rb") as content:
                 empty = not content.read(1)
         except OSError as error:

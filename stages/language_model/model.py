@@ -138,6 +138,14 @@ def _settings(source: Source) -> Any:
         raise Problem("The model's config.json cannot be read.", where=folder, found=str(error)) from error
 
 
+def positions(folder: Path) -> int | None:
+    """The longest row that a model reads, from its `config.json`; None where that does not say."""
+    with quiet():
+        config = transformers.AutoConfig.from_pretrained(folder).get_text_config()
+    longest: int | None = getattr(config, "max_position_embeddings", None)
+    return longest
+
+
 def width(folder: Path) -> int:
     """Dimensions of the residual stream, read from a model folder's `config.json`."""
     with quiet():

@@ -16,7 +16,7 @@ CONFIG = HarvestConfig(layers="0-2", context=16, heldout=0.2, dtype="float32")
 
 
 def interrupt_after_first_shard(
-    folder: Path, model: ModelConfig, text: CorpusConfig, config: HarvestConfig = CONFIG
+    folder: Path, model: ModelConfig, text: CorpusConfig, config: HarvestConfig = CONFIG, replace: bool = False
 ) -> None:
     """Leave a partial store with one shard in `folder`."""
 
@@ -28,6 +28,6 @@ def interrupt_after_first_shard(
     original = store.StoreWriter.write_shard
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(store.StoreWriter, "write_shard", stop_at_second)
-        harvest(folder, config, model, text)
+        harvest(folder, config, model, text, replace=replace)
     with pytest.raises(Problem, match="partial"):
         store.open(folder)

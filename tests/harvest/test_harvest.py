@@ -23,6 +23,8 @@ from stages.harvest.request import at_recorded_revision, make_request
 from stages.language_model.config import CorpusConfig, ModelConfig
 from stages.language_model.decoder import decoder_layers
 from stages.language_model.model import load
+from store.files import files_below
+from store.manifest import Manifest
 from store.problem import Problem
 from tests.harvest.small import CONFIG, interrupt_after_first_shard
 from tests.project import write_corpus
@@ -104,7 +106,8 @@ def test_another_request_is_refused_or_replaces_the_whole(
 def test_what_cannot_be_harvested_replaces_nothing(
     tmp_path: Path, model: ModelConfig, text: CorpusConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A corpus without texts, a model that does not load and a full disk show after the new store has begun."""
+    """A corpus without texts, a model that does not load, a full disk and values that are not finite show after the new
+    store has begun."""
     first = harvest(tmp_path / "s", CONFIG, model, text)
     whole, other = content(tmp_path / "s"), replace(CONFIG, context=24)
     (tmp_path / "bad.jsonl").write_text('{"txt": "bad"}\n')
@@ -115,34 +118,84 @@ def test_what_cannot_be_harvested_replaces_nothing(
 
     with pytest.raises(Problem, match="text"):
         harvest(tmp_path / "s", CONFIG, model, bad, replace=True)
-    for place in ("load", "check_disk", "write_sequences"):
+    for place in ("harvest.load", "harvest.check_disk", "harvest.write_sequences", "activations.harvest_shard"):
         with monkeypatch.context() as patch, pytest.raises(Problem, match="no"):
-            patch.setattr(f"stages.harvest.harvest.{place}", refuse)
+            patch.setattr(f"stages.harvest.{place}", refuse)
             harvest(tmp_path / "s", other, model, text, replace=True)
-        assert content(tmp_path / "s") == whole and not (tmp_path / "s.replaced").exists(), place
+        assert content(tmp_path / "s") == whole and not list(tmp_path.glob(".s.replaced")), place
     again = harvest(tmp_path / "s", CONFIG, model, text)
     assert (again.did, again.root) == ("finished before", first.root)
 
 
+@pytest.mark.usefixtures("small_shards")
 @pytest.mark.parametrize("wanted", ["the new one", "the old one", "a third one"])
-def test_a_replacement_that_was_killed_goes_on_or_gives_way(
-    tmp_path: Path, model: ModelConfig, text: CorpusConfig, monkeypatch: pytest.MonkeyPatch, wanted: str
+@pytest.mark.parametrize("shards", [0, 1])
+def test_a_replacement_that_was_interrupted_goes_on_or_gives_way(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig, wanted: str, shards: int
 ) -> None:
     first = harvest(tmp_path / "s", CONFIG, model, text)
-
-    def kill(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("stages.harvest.harvest.write_sequences", kill)
-        patch.setattr("stages.harvest.replaced.Replaced.bring_back", lambda _self: None)
-        harvest(tmp_path / "s", replace(CONFIG, context=24), model, text, replace=True)
-    assert (tmp_path / "s.replaced").exists()
+    new = replace(CONFIG, context=24)
+    if shards:
+        interrupt_after_first_shard(tmp_path / "s", model, text, new, replace=True)
+    else:  # killed while it read the text: nothing was brought back
+        (tmp_path / "s").rename(tmp_path / ".s.replaced")
+        interrupt_after_first_shard(tmp_path / "s", model, text, new)
+    assert list(tmp_path.glob(".s.replaced")) and Manifest.load(tmp_path / "s").root is None
     contexts = {"the new one": 24, "the old one": CONFIG.context, "a third one": 20}
     result = harvest(tmp_path / "s", replace(CONFIG, context=contexts[wanted]), model, text, replace=True)
     assert store.open(tmp_path / "s").context == contexts[wanted]
-    assert not list(tmp_path.glob("s.replaced*"))
+    assert not list(tmp_path.glob(".s.replaced*"))
     assert (result.root == first.root) == (wanted == "the old one") == (result.did == "finished before")
+
+
+def test_a_replacement_without_room_for_both_deletes_the_old_store_first(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harvest(tmp_path / "s", CONFIG, model, text)
+    usage, size = shutil.disk_usage(tmp_path), sum(file.stat().st_size for file in files_below(tmp_path / "s"))
+    seen = []
+
+    def free(_path: Path) -> Any:
+        seen.append((tmp_path / ".s.replaced").exists())
+        return usage._replace(free=(64 << 20) + size // 4)
+
+    monkeypatch.setattr(shutil, "disk_usage", free)
+    harvest(tmp_path / "s", replace(CONFIG, context=24), model, text, replace=True)
+    assert seen == [True, True] and not list(tmp_path.glob(".s.replaced*"))
+
+
+def test_a_stale_store_aside_takes_no_other_ones_place(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harvest(tmp_path / ".s.replaced", CONFIG, model, text)
+    other = harvest(tmp_path / "s", replace(CONFIG, heldout=0.4), model, text)
+
+    def refuse(*_: object) -> None:
+        raise Problem("no")
+
+    monkeypatch.setattr("stages.harvest.harvest.load", refuse)
+    with pytest.raises(Problem, match="no"):
+        harvest(tmp_path / "s", replace(CONFIG, context=24), model, text, replace=True)
+    assert store.open(tmp_path / "s").root == other.root
+
+
+def test_a_store_behind_a_link_is_replaced_where_it_lies(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig
+) -> None:
+    (tmp_path / "disk").mkdir()
+    harvest(tmp_path / "disk" / "s", CONFIG, model, text)
+    (tmp_path / "s").symlink_to("disk/s")
+    harvest(tmp_path / "s", replace(CONFIG, context=24), model, text, replace=True)
+    assert (tmp_path / "s").is_symlink() and store.open(tmp_path / "disk" / "s").context == 24
+    assert not list(tmp_path.rglob("*.replaced*"))
+
+
+def test_rows_that_the_model_cannot_read_are_wrong_usage(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig
+) -> None:
+    with pytest.raises(Problem, match="does not read so many positions") as caught:
+        harvest(tmp_path / "s", replace(CONFIG, context=10**12), model, text)
+    assert caught.value.exit_status == 2 and not (tmp_path / "s").exists()
 
 
 @pytest.mark.usefixtures("small_shards")
@@ -219,6 +272,15 @@ def test_too_little_disk_is_refused_before_the_first_shard(
         harvest(tmp_path / "s", CONFIG, model, text)
     with pytest.raises(Problem, match="Too little disk"):
         estimate(tmp_path / "s", CONFIG, model, text)
+
+
+def test_the_estimate_of_what_is_there_needs_no_disk(
+    tmp_path: Path, model: ModelConfig, text: CorpusConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harvest(tmp_path / "s", CONFIG, model, text)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=(64 << 20) + 1000))
+    assert estimate(tmp_path / "s", CONFIG, model, text).sequences == store.open(tmp_path / "s").n_sequences
 
 
 @pytest.mark.usefixtures("small_shards")

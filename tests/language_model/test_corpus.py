@@ -162,6 +162,12 @@ def test_reads_a_package_without_importing_it(tmp_path: Path, monkeypatch: pytes
     assert identity(config)["files"].keys() == {"summaries_en-us.json"}
 
 
+def test_a_file_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "caf\udce9.txt").write_text("A text.")
+    with pytest.raises(Problem, match=r"not UTF-8[\s\S]*caf\\udce9"):
+        identity(CorpusConfig(str(tmp_path)))
+
+
 def test_a_package_that_is_not_installed() -> None:
     with pytest.raises(Problem, match="not installed") as caught:
         list(documents(CorpusConfig("package:no-such-corpus")))

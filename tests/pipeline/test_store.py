@@ -254,6 +254,12 @@ def test_what_a_store_says_does_not_steer_the_terminal(harvested: TinyProject) -
     assert console.printable("a\ud800\n[b]é") == "a\\ud800\n[b]é"
 
 
+@pytest.mark.parametrize("command", ["info", "verify", "stats"])
+def test_what_the_system_refuses_is_one_message(project: TinyProject, command: str) -> None:
+    status, out, err = project("store", command, "x" * 300)
+    assert (status, out) == (1, "") and "File name too long" in err and "Traceback" not in err
+
+
 def test_foreign_files_of_any_name_are_told(harvested: TinyProject) -> None:
     (folder(harvested) / os.fsdecode(b"\xff\x1b")).write_text("mine")
     status, _, err = harvested("store", "verify")

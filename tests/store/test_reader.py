@@ -54,6 +54,23 @@ def test_a_shard_that_vanished_is_answered(activations: ActivationStore) -> None
         activations.read(3, [0, 42])
 
 
+@pytest.mark.parametrize("come_back", [False, True])
+def test_two_stores_of_one_name_are_never_mixed(tmp_path: Path, come_back: bool) -> None:
+    """What was mapped stays readable; nothing is mapped from a folder that has taken the first one's place."""
+    first = make(tmp_path / "store")
+    window = first.window(3, 0).clone()
+    (tmp_path / "store").rename(tmp_path / "aside")
+    make(tmp_path / "store", seed=1)
+    for read in (lambda: first.read(3, [20]), lambda: first.read(11, [0]), lambda: first.tokens([0])):
+        with pytest.raises(Problem, match="replaced or removed while it was read"):
+            read()
+    assert torch.equal(first.window(3, 0), window)
+    if come_back:
+        (tmp_path / "store").rename(tmp_path / "other")
+        (tmp_path / "aside").rename(tmp_path / "store")
+        assert torch.equal(first.read(3, [20]), make(tmp_path / "again").read(3, [20]))
+
+
 def test_the_first_window_of_a_shard_starts_a_page(activations: ActivationStore) -> None:
     assert activations.window(3, 16).data_ptr() % 4096 == 0
 

@@ -256,6 +256,19 @@ def test_another_store_is_never_replaced(tmp_path: Path, activations: Activation
     assert content(other.path) == kept
 
 
+def test_no_store_is_copied_into_itself(tmp_path: Path, activations: ActivationStore) -> None:
+    before = content(activations.path)
+    for there in (activations.path / "copy", activations.path.parent):
+        for copy in (
+            lambda there=there: store.push(activations.path, there),
+            lambda there=there: store.pull(there, activations.path),
+        ):
+            with pytest.raises(Problem, match="lies in the other") as caught:
+                copy()
+            assert caught.value.exit_status == 2
+    assert content(activations.path) == before
+
+
 def test_other_files_are_never_touched(tmp_path: Path, activations: ActivationStore) -> None:
     taken, shared = tmp_path / "taken", tmp_path / "shared"
     taken.mkdir()

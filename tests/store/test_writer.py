@@ -16,6 +16,7 @@ import torch
 
 import store
 from store import ActivationStore, OtherContent, StoreSpec, StoreWriter, remove_store
+from store.manifest import Manifest
 from store.problem import Problem
 from tests import forks
 from tests.store.make import (
@@ -77,6 +78,20 @@ def test_resuming_writes_the_shards_that_do_not_verify_and_no_others(tmp_path: P
     path.write_bytes(bytes(len(path.read_bytes())))
     with open_writer(folder) as writer:
         assert writer.missing_shards() == [0]
+
+
+def test_a_manifest_that_takes_long_to_save_is_saved_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it does not name yet is written again after a kill, and by no other end."""
+    folder = tmp_path / "store"
+    with open_writer(folder) as writer:
+        write_sequences(writer)
+        monkeypatch.setattr(writer, "_save_seconds", 1e6)
+        write_shard(writer, 0)
+        write_shard(writer, 1)
+        named = Manifest.load(folder).files
+        assert writer.missing_shards() == [2] and not any("resid_post/c/" in name for name in named)
+    with open_writer(folder) as writer:
+        assert writer.missing_shards() == [2]
 
 
 def test_rows_that_are_written_can_be_read_back(tmp_path: Path) -> None:
@@ -156,6 +171,24 @@ def test_two_writers_are_refused(tmp_path: Path) -> None:
                 attempt(tmp_path / "store")
     with open_writer(tmp_path / "store"):
         pass
+
+
+def test_a_link_and_what_it_leads_to_are_one_store(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "store").symlink_to("disk/store")
+    with open_writer(tmp_path / "disk" / "store"), pytest.raises(Problem, match="Another process is writing"):
+        open_writer(tmp_path / "store")
+    remove_store(tmp_path / "store")
+    assert not (tmp_path / "disk" / "store").exists()
+
+
+def test_folders_without_a_name_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with open_writer(Path()):
+        assert (tmp_path / "here.lock").exists()
+    with pytest.raises(Problem, match="cannot be the root folder"):
+        open_writer(Path("/"))
 
 
 def test_a_writer_in_another_process_is_refused(tmp_path: Path) -> None:
