@@ -113,13 +113,11 @@ def _repair(folder: Path, profile: Profile, wanted: Expected, source: str | None
 
 def _copy(source: str) -> Remake:
     """Another copy of the store as a way to mend it."""
-    from store.mirror import MirroredStore
-    from store.remote import Remote, is_url
-    from store.repair import from_copy, reading
+    from store.remote import is_url
+    from store.repair import fetching, from_copy, reading
 
     if is_url(source):
-        copy = MirroredStore(Remote(source))
-        return from_copy(lambda name, record: copy.file(name).read_bytes() if name in copy.manifest.files else None)
+        return from_copy(fetching(source))
     if not Path(source).is_dir():
         raise Problem("There is no copy of the store here.", where=source, expected="a folder or a URL", usage=True)
     return from_copy(reading(Path(source)))

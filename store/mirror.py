@@ -93,11 +93,6 @@ class MirroredStore(ActivationStore):
         """The same for some files."""
         self._mirror.complete(set(names), progress)
 
-    def file(self, name: str) -> Path:
-        """A file of the store in raw form, fetched if it is not here yet. Raises Problem where it cannot be had."""
-        self._mirror.need(name)
-        return self.path / name
-
     def _open(self, array: ShardedArray) -> MappedRows:
         return _MirroredRows(super()._open(array), array, self._mirror)
 

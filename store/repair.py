@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
+from store.fetch import Fetch, remote_manifest
 from store.files import remove_partials
 from store.layout import DOCUMENTS
 from store.lock import Lock
@@ -17,6 +19,7 @@ from store.manifest import Manifest
 from store.problem import Problem
 from store.progress import SILENT, Progress
 from store.records import FileRecord
+from store.remote import Remote
 from store.sequences import put
 from store.statistics import compute_statistics, statistics_files
 from store.verify import BadFile, foreign_entries, wrong_contents, wrong_sizes
@@ -148,9 +151,31 @@ def from_copy(read: Callable[[str, FileRecord], bytes | None]) -> Remake:
 
 
 def reading(copy: Path) -> Callable[[str, FileRecord], bytes | None]:
-    """Reads files of the copy in the folder `copy`, those that are of the recorded size."""
+    """Reads files of the copy in the folder `copy`, those that are of the recorded size and can be read."""
 
     def read(name: str, record: FileRecord) -> bytes | None:
-        return None if wrong_sizes(copy, {name: record}) else (copy / name).read_bytes()
+        try:
+            return None if wrong_sizes(copy, {name: record}) else (copy / name).read_bytes()
+        except OSError:
+            return None
+
+    return read
+
+
+def fetching(url: str) -> Callable[[str, FileRecord], bytes | None]:
+    """Reads files of the copy at a URL, in raw form, those that are what its manifest says. One that is damaged there
+    keeps no other from being fetched. Raises Problem where there is no store."""
+    remote = Remote(url)
+    manifest = remote_manifest(remote)
+    place = TemporaryDirectory()
+    fetch = Fetch(remote, manifest, Path(place.name))
+
+    def read(name: str, record: FileRecord) -> bytes | None:
+        path = Path(place.name) / name  # `place` lives as long as this function does
+        if name not in manifest.files or fetch.file(name).bad:
+            return None
+        content = path.read_bytes()
+        path.unlink()
+        return content
 
     return read

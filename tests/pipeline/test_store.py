@@ -19,6 +19,7 @@ from pipeline.params import read_params
 from stages.harvest.harvest import harvest
 from tests.project import TinyProject, make_project
 from tests.store.damage import edit, flip
+from tests.store.make import content
 
 STORE = "data/stores/tiny-L1"
 SHARD = "activations.zarr/layers/1/resid_post/c/0/0/0"
@@ -121,6 +122,19 @@ def test_a_repair_through_the_model_or_a_copy(harvested: TinyProject, tmp_path: 
     status, out, err = harvested("store", "verify", "--repair", "--from", str(copy), "--json")
     assert status == 0 and json.loads(out)["mended"] == {SHARD: str(copy)}, err
     assert (folder(harvested) / SHARD).read_bytes() == sound
+
+
+@pytest.mark.parametrize("url", [False, True])
+def test_a_repair_from_a_copy_that_is_damaged_itself(harvested: TinyProject, tmp_path: Path, url: bool) -> None:
+    """What is sound there mends what is bad here."""
+    copy = shutil.copytree(folder(harvested), tmp_path / "copy")
+    whole = content(folder(harvested))
+    (copy / "README.md").write_text("damaged")
+    (copy / SHARD).unlink()
+    (folder(harvested) / "documents.parquet").unlink()
+    status, out, err = harvested("store", "verify", "--repair", "--from", copy.as_uri() if url else str(copy))
+    assert status == 0 and "documents.parquet" in out, err
+    assert content(folder(harvested)) == whole
 
 
 def test_a_store_that_is_not_the_expected_one_is_not_repaired(harvested: TinyProject) -> None:
