@@ -98,7 +98,7 @@ def _header(file: BinaryIO) -> Iterator[tuple[str, Any]]:
         _version, _tensors, pairs = scalar("I"), scalar("Q"), scalar("Q")
         for _ in range(pairs):
             yield value(8), value(scalar("I"))
-    except (struct.error, KeyError, UnicodeDecodeError, MemoryError, OverflowError):
+    except (struct.error, KeyError, UnicodeDecodeError, MemoryError, OverflowError, RecursionError):
         raise Problem("The header of this GGUF file is damaged.", where=file.name) from None
 
 
@@ -146,11 +146,11 @@ def _convert(parts: Sequence[Path], folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     joined = partial / "model.gguf"
-    with joined.open("wb") as out:
-        for part in parts:
-            with part.open("rb") as file:
-                shutil.copyfileobj(file, out, BLOCK)
     try:
+        with joined.open("wb") as out:
+            for part in parts:
+                with part.open("rb") as file:
+                    shutil.copyfileobj(file, out, BLOCK)
         with quiet(), _header_read_once(), redirect_stderr(StringIO()):  # its bar cannot be turned off
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 partial,

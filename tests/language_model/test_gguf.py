@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 import sys
 from pathlib import Path
 
@@ -145,7 +146,16 @@ def test_package_that_is_not_installed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"", "not a GGUF"), (b"GGUF\x03\x00", "damaged"), (b"GGUF" + b"\xff" * 64, "damaged")]
+    ("content", "message"),
+    [
+        (b"", "not a GGUF"),
+        (b"GGUF\x03\x00", "damaged"),
+        (b"GGUF" + b"\xff" * 64, "damaged"),
+        (
+            b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 0) + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 5000,
+            "damaged",
+        ),
+    ],
 )
 def test_a_file_that_is_no_gguf(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "bad.gguf"
