@@ -75,8 +75,20 @@ class LayerRunner:
         """The residual stream of `tokens` after each layer, on the model's device.
 
         Rows may be padded on the right: attention is causal, so padding changes no position before it.
+
+        Raises:
+            Problem: memory does not hold so large a batch.
         """
-        return self.differentiable(tokens)
+        try:
+            return self.differentiable(tokens)
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            raise Problem(
+                "A forward pass of the language model does not fit into memory.",
+                found=f"{tokens.shape[0]:,} rows of {tokens.shape[1]:,} positions",
+                do="set a smaller batch_rows or a shorter context",
+            ) from error
 
 
 def check_layers(layers: Sequence[int], n_layers: int) -> None:

@@ -101,3 +101,18 @@ def test_compiled_equals_eager(lm: LanguageModel) -> None:
     eager, compiled = LayerRunner(lm, [0, 2])(tokens), LayerRunner(lm, [0, 2], compile=True)(tokens)
     for layer in (0, 2):
         assert_close(compiled[layer], eager[layer], mask.bool())
+
+
+def test_a_batch_that_memory_does_not_hold(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = LayerRunner(lm, LAYERS)
+    monkeypatch.setattr(runner, "_forward", lambda tokens: {0: torch.empty(2**52)})
+    with pytest.raises(Problem, match="does not fit into memory") as caught:
+        runner(torch.ones(2, 20, dtype=torch.long))
+    assert caught.value.found == "2 rows of 20 positions"
+
+    def broken(_tokens: Tensor) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(runner, "_forward", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        runner(torch.ones(2, 20, dtype=torch.long))
