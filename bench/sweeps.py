@@ -12,15 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import store
 from bench.machine import RESULTS, machine
+from pipeline import sweep
 from pipeline.params import read_params
 from pipeline.paths import Project
-from pipeline.sweep import table_of
 from stages.sweep.outcome import METRICS
 from store.files import write_json
 
@@ -31,9 +30,10 @@ LEVEL = re.compile(r"level\d+_")
 
 def run(name: str) -> None:
     """Run a sweep to its end, and keep `bench/results/sweeps/NAME.json`."""
-    done = subprocess.run(["pipeline", "sweep", name, "--json"], cwd=ROOT, check=True, stdout=subprocess.PIPE)
-    found = json.loads(done.stdout)
-    opened = store.open(Project(ROOT).store(read_params(ROOT).profile))
+    sweep.run(name, profile=None, folder=None, model=None, dry=False, json=False)
+    project, profile = Project(ROOT), read_params(ROOT).profile
+    found = json.loads((project.sweep(profile, name) / sweep.TABLE).read_text())
+    opened = store.open(project.store(profile))
     cells = [cell | {"summary": kept(cell["summary"])} for cell in found["cells"]]
     write_json(FOLDER / f"{name}.json", {"machine": machine(), "store": opened.root, **found, "cells": cells})
 
@@ -49,7 +49,7 @@ def table(name: str) -> str:
     if not path.exists():
         return f"{name}: not run"
     found = json.loads(path.read_text())
-    columns, rows, _ = table_of(found["cells"])
+    columns, rows, _ = sweep.table_of(found["cells"])
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join([f"`{name}`: {found['asks']}", "", *("| " + " | ".join(line) + " |" for line in lines)])
 

@@ -171,11 +171,11 @@ class EncodedArray:
 class EncodedRows:
     """The rows of an encoded array, decoded one by one as they are asked for."""
 
-    def __init__(self, folder: Path, encoded: EncodedArray) -> None:
-        self._folder = SameFolder(folder)
+    def __init__(self, folder: SameFolder, encoded: EncodedArray) -> None:
+        self._folder = folder
         self._encoded = encoded
         self._array = encoded.array
-        self._opened = encoded.opened(folder)
+        self._opened = encoded.opened(folder.path)
         self._checked: set[int] = set()
 
     def shard(self, shard: int) -> np.ndarray:

@@ -133,6 +133,12 @@ def files_below(folder: Path) -> Iterable[Path]:
             yield Path(root) / name
 
 
+def nested(one: Path, other: Path) -> bool:
+    """Whether two folders are one, or one of them lies in the other."""
+    here, there = one.resolve(), other.resolve()
+    return here.is_relative_to(there) or there.is_relative_to(here)
+
+
 def last_folders(path: Path) -> str:
     """A name for what lies elsewhere: the last three folders of its absolute path, as one."""
     return "-".join(path.parts[-3:]).strip("/")

@@ -15,7 +15,6 @@ import mmap
 import os
 import time
 import weakref
-from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
@@ -49,8 +48,8 @@ class MappedRows(Protocol):
         """Copy the rows [n] into `out` [n, ...], which is contiguous and of storage type."""
 
 
-def mapped(folder: Path, array: ShardedArray, encoded: EncodedArray | None = None) -> MappedRows:
-    """`array` of the store `folder` as one range of addresses, or shard by shard where its shards do not fill pages.
+def mapped(folder: SameFolder, array: ShardedArray, encoded: EncodedArray | None = None) -> MappedRows:
+    """`array` of the store in `folder` as one range of addresses, or shard by shard where its shards do not fill pages.
 
     Where it is `encoded` on disk, its rows cannot be mapped and are decoded instead.
     """
@@ -63,8 +62,8 @@ def mapped(folder: Path, array: ShardedArray, encoded: EncodedArray | None = Non
 class ScatteredRows:
     """A map for each shard, and a copy for each row: the reference that `ContiguousRows` has to agree with."""
 
-    def __init__(self, folder: Path, array: ShardedArray) -> None:
-        self._folder = SameFolder(folder)
+    def __init__(self, folder: SameFolder, array: ShardedArray) -> None:
+        self._folder = folder
         self._array = array
         self._maps: dict[int, np.ndarray] = {}
 
@@ -92,8 +91,8 @@ class ContiguousRows:
     after a copy that was slow, and before the first.
     """
 
-    def __init__(self, folder: Path, array: ShardedArray) -> None:
-        self._folder = SameFolder(folder)
+    def __init__(self, folder: SameFolder, array: ShardedArray) -> None:
+        self._folder = folder
         self._array = array
         self._shard_bytes = array.rows_per_shard * array.row_bytes
         self._addresses = _Addresses(array.n_shards * self._shard_bytes)

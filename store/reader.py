@@ -208,14 +208,12 @@ class ActivationStore:
         """The rows of an array, mapped on first use and then kept."""
         rows = self._opened.get(array.path)
         if rows is None:
-            rows = self._open(array)
-            self._folder.check()
-            self._opened[array.path] = rows
+            rows = self._opened[array.path] = self._open(array)
         return rows
 
     def _open(self, array: ShardedArray) -> MappedRows:
         if array not in self.manifest.encoded_arrays():
-            return mapped(self.path, array)
+            return mapped(self._folder, array)
         if not any(isinstance(rows, EncodedRows) for rows in self._opened.values()):
             warnings.warn(
                 f"{self.path} is not in its raw form: its rows are decoded one by one, which is many times slower "
@@ -223,7 +221,7 @@ class ActivationStore:
                 stacklevel=2,
             )
         name = array.metadata_path
-        return mapped(self.path, array, EncodedArray.parse(array, self._verified(name)[name], self.path / name))
+        return mapped(self._folder, array, EncodedArray.parse(array, self._verified(name)[name], self.path / name))
 
     def _gather(self, array: ShardedArray, rows: Rows, out: np.ndarray | None = None) -> np.ndarray:
         """Copy `rows` of an array into `out`: one straight copy a row, from page cache to its place."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from store.compression import CODEC, compressed, compressor
 from store.fetch import Fetch, bad_remote, find_manifest, remote_manifest
-from store.files import PARTIAL, check_disk, readable_json, remove_partials
+from store.files import PARTIAL, check_disk, nested, readable_json, remove_partials
 from store.lock import Lock
 from store.manifest import NAME, Manifest
 from store.problem import Problem
@@ -122,7 +122,7 @@ def _refuse_inside(folder: Path, remote: Remote) -> None:
     if remote.folder is None:
         return
     here, there = folder.resolve(), remote.folder.resolve()
-    if here != there and (here.is_relative_to(there) or there.is_relative_to(here)):
+    if here != there and nested(here, there):
         raise Problem(
             "One of the two stores lies in the other.",
             where=there,

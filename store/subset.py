@@ -18,7 +18,7 @@ import torch
 
 from store.card import card
 from store.documents import DocumentWriter
-from store.files import digest, remove_partials, sync_folder
+from store.files import digest, nested, remove_partials, sync_folder
 from store.layout import CARD, DOCUMENTS, Layout
 from store.lock import Lock
 from store.manifest import NAME, Manifest, StoreSpec
@@ -108,8 +108,8 @@ class _Part:
 
     def __init__(self, source: ActivationStore, folder: Path, selection: Selection) -> None:
         self.source, self.folder, self.selection = source, folder, selection
-        here, there = folder.resolve(), source.path.resolve()
-        if here.is_relative_to(there) or there.is_relative_to(here):
+        if nested(folder, source.path):
+            here, there = folder.resolve(), source.path.resolve()
             raise Problem("A subset needs a folder of its own.", where=here, found=f"source {there}", usage=True)
         source.rows("train")  # compares documents and their table, which the rest relies on
         self.rows = self._rows()

@@ -80,7 +80,7 @@ def follow(recorded: dict[str, Any], lm: LanguageModel) -> HarvestPlan:
     Raises:
         Problem: naming every difference, if appending here would mix two kinds of numbers.
     """
-    plan = read_plan(recorded)
+    plan = _read_plan(recorded)
     here: dict[str, Any] = {
         **asdict(plan),
         **_machine(lm),
@@ -101,7 +101,7 @@ def follow(recorded: dict[str, Any], lm: LanguageModel) -> HarvestPlan:
     return plan
 
 
-def read_plan(recorded: Mapping[str, Any]) -> HarvestPlan:
+def _read_plan(recorded: Mapping[str, Any]) -> HarvestPlan:
     """The plan in a manifest, which may hold anything."""
     try:
         plan = TypeAdapter(HarvestPlan).validate_json(canonical_json(recorded), strict=True)

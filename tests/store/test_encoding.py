@@ -27,6 +27,7 @@ from store.encoding import EncodedArray, EncodedRows
 from store.manifest import NAME, Manifest
 from store.problem import Problem
 from store.records import Encoding, FileRecord
+from store.same_folder import SameFolder
 from store.shards import ShardedArray
 from tests.store.make import LAYERS, N_ROWS, content, make, write
 from tests.store.make import activations as stored
@@ -194,7 +195,7 @@ OTHER_WRITERS: list[tuple[object, ...]] = [
 @pytest.mark.parametrize("codecs", OTHER_WRITERS)
 def test_what_other_zarr_writers_compress_or_cut_is_read(tmp_path: Path, codecs: tuple[object, ...]) -> None:
     encoded = zarr_array(tmp_path, *codecs)
-    rows = EncodedRows(tmp_path, encoded)
+    rows = EncodedRows(SameFolder(tmp_path), encoded)
     out = np.empty((3, 8, 6), "<u2")
     rows.take(np.array([10, 0, 5]), out)
     assert np.array_equal(out, VALUES[[10, 0, 5]]) and np.array_equal(rows.row(7), VALUES[7])

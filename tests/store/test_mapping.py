@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from store.mapping import ContiguousRows, MappedRows, ScatteredRows, mapped
 from store.problem import Problem
+from store.same_folder import SameFolder
 from store.shards import ShardedArray
 
 PAGE_ROWS, ROW = 8, (16, 16)  # 8 rows of 512 bytes are a page
@@ -43,7 +44,7 @@ def test_both_ways_of_mapping_agree(tmp_path_factory: pytest.TempPathFactory, n_
     folder = tmp_path_factory.mktemp("array")
     array, values = written(folder, n_rows)
     rows = np.array(data.draw(st.lists(st.integers(0, n_rows - 1), max_size=20)), np.int64)
-    for opened in (ContiguousRows(folder, array), ScatteredRows(folder, array)):
+    for opened in (ContiguousRows(SameFolder(folder), array), ScatteredRows(SameFolder(folder), array)):
         out = np.empty((len(rows), *ROW), "<u2")
         opened.take(rows, out)
         assert np.array_equal(out, values[rows])
@@ -56,16 +57,16 @@ def test_both_ways_of_mapping_agree(tmp_path_factory: pytest.TempPathFactory, n_
 
 def test_shards_that_fill_pages_are_one_range_of_addresses(tmp_path: Path) -> None:
     array, _ = written(tmp_path, 30)
-    opened = mapped(tmp_path, array)
+    opened = mapped(SameFolder(tmp_path), array)
     assert isinstance(opened, ContiguousRows)
     pointers = [opened.row(row).ctypes.data for row in range(30)]
     assert np.diff(pointers).tolist() == [512] * 29
-    assert isinstance(mapped(tmp_path, written(tmp_path / "odd", 30, 12)[0]), ScatteredRows)
+    assert isinstance(mapped(SameFolder(tmp_path), written(tmp_path / "odd", 30, 12)[0]), ScatteredRows)
 
 
 def test_only_shards_that_are_read_are_mapped(tmp_path: Path) -> None:
     array, _ = written(tmp_path, 30)
-    opened = ContiguousRows(tmp_path, array)
+    opened = ContiguousRows(SameFolder(tmp_path), array)
     assert mappings_of(tmp_path) == []
     opened.take(np.array([9, 29]), np.empty((2, *ROW), "<u2"))
     assert [line.split("/c/")[1] for line in mappings_of(tmp_path)] == ["1/0/0", "3/0/0"]
@@ -73,7 +74,7 @@ def test_only_shards_that_are_read_are_mapped(tmp_path: Path) -> None:
 
 def test_the_addresses_live_as_long_as_a_view_of_them(tmp_path: Path) -> None:
     array, values = written(tmp_path, 30)
-    opened: MappedRows | None = ContiguousRows(tmp_path, array)
+    opened: MappedRows | None = ContiguousRows(SameFolder(tmp_path), array)
     assert opened is not None
     view = opened.row(17)
     del opened
@@ -86,13 +87,13 @@ def test_the_addresses_live_as_long_as_a_view_of_them(tmp_path: Path) -> None:
 
 def test_writing_to_a_row_never_reaches_the_file(tmp_path: Path) -> None:
     array, values = written(tmp_path, 30)
-    ContiguousRows(tmp_path, array).row(17)[:] = 0
-    assert np.array_equal(ContiguousRows(tmp_path, array).row(17), values[17])
+    ContiguousRows(SameFolder(tmp_path), array).row(17)[:] = 0
+    assert np.array_equal(ContiguousRows(SameFolder(tmp_path), array).row(17), values[17])
 
 
 def test_threads_may_share_the_rows(tmp_path: Path) -> None:
     array, values = written(tmp_path, 60)
-    opened = ContiguousRows(tmp_path, array)
+    opened = ContiguousRows(SameFolder(tmp_path), array)
     wrong: list[int] = []
 
     def read(seed: int) -> None:
@@ -113,7 +114,7 @@ def test_a_damaged_shard_is_refused_and_the_others_are_read(tmp_path: Path) -> N
     array, values = written(tmp_path, 30)
     path = tmp_path / array.shard_path(2)
     path.write_bytes(path.read_bytes()[:-3])
-    opened = ContiguousRows(tmp_path, array)
+    opened = ContiguousRows(SameFolder(tmp_path), array)
     assert np.array_equal(opened.row(3), values[3])
     with pytest.raises(Problem, match="2/0/0"):
         opened.row(17)
@@ -136,7 +137,7 @@ def test_rows_are_read_ahead_until_they_come_from_the_page_cache(
     monkeypatch.setattr(
         "store.mapping._Addresses.read_ahead", lambda self, offsets, size: asked.append((offsets // size).tolist())
     )
-    opened, out = ContiguousRows(tmp_path, array), np.empty((2, *ROW), "<u2")
+    opened, out = ContiguousRows(SameFolder(tmp_path), array), np.empty((2, *ROW), "<u2")
     opened.take(np.array([9, 29]), out)
     opened.take(np.array([10, 28]), out)
     assert asked == [[9, 29]]
@@ -154,7 +155,7 @@ def test_reading_ahead_fills_the_page_cache(tmp_path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     if cached_pages(path):
         pytest.skip("this file system keeps what it is asked to drop")
-    opened = ContiguousRows(tmp_path, array)
+    opened = ContiguousRows(SameFolder(tmp_path), array)
     opened._map(np.array([1]))
     opened._addresses.read_ahead(np.array([9 * 512]), 512)
     end = time.monotonic() + 10

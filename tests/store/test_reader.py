@@ -71,6 +71,16 @@ def test_two_stores_of_one_name_are_never_mixed(tmp_path: Path, come_back: bool)
         assert torch.equal(first.read(3, [20]), make(tmp_path / "again").read(3, [20]))
 
 
+def test_a_store_that_is_removed_while_it_is_read(tmp_path: Path) -> None:
+    first = make(tmp_path / "store")
+    window = first.window(3, 0).clone()
+    (tmp_path / "store").rename(tmp_path / "aside")
+    for read in (lambda: first.read(3, [20]), lambda: first.read(11, [0])):
+        with pytest.raises(Problem, match="No such file"):
+            read()
+    assert torch.equal(first.window(3, 0), window)
+
+
 def test_the_first_window_of_a_shard_starts_a_page(activations: ActivationStore) -> None:
     assert activations.window(3, 16).data_ptr() % 4096 == 0
 
