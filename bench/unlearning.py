@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import store
@@ -21,14 +21,12 @@ from bench.rows import ROOT, Job, run_of
 from pipeline import console
 from pipeline.params import read_params
 from pipeline.paths import Project
+from stages.evaluate.unlearned import KEPT, RMU, SPENT, Setting, Sweep
 from stages.unlearn.material import Files, read_material
-from stages.unlearn.run import RMU, unlearn
+from stages.unlearn.run import unlearn
 
 ROWS = ("topk", "warmup2000", "t-sae")
-KEPT, SPENT = (0.99, 0.97, 0.95), (0.01, 0.03, 0.1)
-"""Accuracy on what is to be kept, SAEBench's first; rises of the loss on text to retain, in nats."""
 FOLDER = RESULTS / "unlearning"
-Setting = Mapping[str, Any]
 
 
 def measure() -> None:
@@ -67,19 +65,14 @@ def table() -> str:
 
 def _lines(name: str, document: Mapping[str, Any]) -> list[str]:
     """A line a window."""
-    untouched, lines = document["baseline"], []
-    for window in sorted({each.get("window", 1) for each in document["sweep"]}):
-        settings = [each for each in document["sweep"] if each.get("window", 1) == window]
-        accuracies = ([s["forget_accuracy"] for s in settings if s["retain_accuracy"] >= kept] for kept in KEPT)
-        rises = [[s[loss] - untouched[loss] for loss in ("forget_loss", "retain_loss")] for s in settings]
-        forgotten = ([forget for forget, retain in rises if retain <= spent] for spent in SPENT)
-        cells = [*(_best(min, found) for found in accuracies), *(_best(max, found) for found in forgotten)]
+    sweep, lines = Sweep(document["baseline"], document["sweep"]), []
+    for window in sweep.windows:
+        of_window = sweep.of(window)
+        best = (of_window.most_forgotten(kept) for kept in KEPT)
+        numbers = [*(found and found["forget_accuracy"] for found in best), *map(of_window.largest_rise, SPENT)]
+        cells = ["none" if number is None else f"{number:.3f}" for number in numbers]
         lines.append(f"| {name} | {'' if name == RMU else window} | " + " | ".join(cells) + " |")
     return lines
-
-
-def _best(choose: Callable[[Sequence[float]], float], values: Sequence[float]) -> str:
-    return f"{choose(values):.3f}" if values else "none"
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ def run(name: str | None, runs: Sequence[Path], folder: str | None, model: str |
 
     Then compare all that have been evaluated, now or before.
     """
-    from stages.evaluate.comparison import COMPARISON, compare
     from stages.evaluate.run import evaluate
 
     project, profile, asked = _asked(name, model)
@@ -38,6 +37,13 @@ def run(name: str | None, runs: Sequence[Path], folder: str | None, model: str |
     if not runs or list(runs) == asked:
         write_json(project.metrics(profile), {result.name: result.summary for result in results})
     _print(project, pairs, results)
+    compare_all(project, profile)
+
+
+def compare_all(project: Project, profile: Profile) -> None:
+    """Write the table of everything that was evaluated, and say where it is."""
+    from stages.evaluate.comparison import COMPARISON, compare
+
     with console.progress() as progress:
         table = compare(project.evaluations(profile), progress)
     files = project.show(project.evaluations(profile) / COMPARISON)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import console
-from pipeline.evaluate import with_results
+from pipeline.evaluate import compare_all, with_results
 from pipeline.params import read_params, with_model
 from pipeline.paths import Project
 
@@ -22,7 +22,7 @@ def run(
     questions: Sequence[Path],
     rmu: bool,
 ) -> None:
-    """Unlearn with each run's SAE, and print what was forgotten and what else was lost."""
+    """Unlearn with each run's SAE, and print what was forgotten and what else was lost; then compare all."""
     from stages.unlearn.material import Files, read_material
     from stages.unlearn.run import unlearn
 
@@ -45,6 +45,7 @@ def run(
     for result in results:
         print(f"{project.show(result.path)}: {result.did}")
         _print(result.document)
+    compare_all(project, profile)
 
 
 def _print(document: Mapping[str, Any]) -> None:

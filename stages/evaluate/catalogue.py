@@ -7,6 +7,7 @@ from dataclasses import replace
 from stages.evaluate.definition import Definition
 from stages.evaluate.probing.tasks import DEFINITIONS
 from stages.evaluate.temporal.catalogue import CONSISTENCY, KINDS, LIFETIMES, TRANSITIONS
+from stages.evaluate.unlearned import Unlearned
 
 SUMMARY_K = 5
 """Latents a class of the probes that `summary.json` has, those of the T-SAE paper's table of ablations."""
@@ -150,6 +151,16 @@ PROBED = {
 }
 """What probes tell, by the names of the tasks."""
 
+UNLEARNED = Definition(
+    "unlearning_score",
+    "Unlearning score",
+    "1",
+    1,
+    "1 less the share of the known questions on what is to be forgotten that are still answered: the least such share "
+    "among the settings that leave 99 % of the other known questions answered, 1 where none does.",
+    "SAEBench's. It is the best of a sweep, so 0 is no null: chance forgets a question now and then.",
+)
+
 REFERENCES = {
     "null_inputs_permuted": (
         "Inputs permuted",
@@ -193,3 +204,20 @@ def of_probe(task: str, k: int) -> Definition:
     """The metric of a task's probe that reads k latents a class."""
     text = f"Accuracy of a logistic regression that reads the {k} most telling latents a class: {DEFINITIONS[task]}."
     return Definition(f"probe_{task}_k{k}", f"{PROBED[task]} from {k} latent{'s' if k > 1 else ''}", "1", 1, text)
+
+
+def of_unlearning(window: int, unlearned: Unlearned) -> Definition:
+    """The score of an unlearning with latents that stay clamped for so many tokens."""
+    trailing = window > 1
+    name = [
+        UNLEARNED.name,
+        *([unlearned.digits] if unlearned.digits else []),
+        *([f"window{window}"] if trailing else []),
+    ]
+    text = [UNLEARNED.text, *([f"A latent stays clamped for {window} tokens after it fired."] if trailing else [])]
+    return replace(
+        UNLEARNED,
+        name="_".join(name),
+        title=UNLEARNED.title + (f", trailing window of {window}" if trailing else ""),
+        text=" ".join([*text, f"To be forgotten: {unlearned.material['forget_set']}."]),
+    )

@@ -13,17 +13,18 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import pandas as pd
 
-from stages.evaluate.catalogue import CATALOGUE, PROBED, REFERENCES, of_level, of_probe
+from stages.evaluate.catalogue import CATALOGUE, PROBED, REFERENCES, of_level, of_probe, of_unlearning
 from stages.evaluate.definition import BETTER, Definition
 from stages.evaluate.levels import levels_of
 from stages.evaluate.replicates import Replicates, replicates_of
 from stages.evaluate.results import Result, read_results
 from stages.evaluate.standard_error import half_width
 from stages.evaluate.temporal.run import GAIN, gain
+from stages.evaluate.unlearned import RMU, RMU_FOLDER, Unlearned, read_unlearned
 from store.files import readable_json, write_atomically
 from store.progress import SILENT, Progress
 
@@ -85,14 +86,16 @@ class Entry:
 def compare(results: Path, progress: Progress = SILENT) -> pd.DataFrame:
     """Write the table of every evaluation below `results` there, as `comparison.parquet`, `.csv` and `.json`.
 
-    Evaluations of an older version are left out, which is said.
+    Evaluations of an older version are left out, which is said. RMU, which is no SAE, has its unlearning scores alone.
 
     Equal evaluations give equal bytes; each file is replaced as a whole.
 
     Raises:
         Problem: an evaluation cannot be read.
     """
-    entries = [asdict(entry) for result in read_results(results, progress) for entry in entries_of(result)]
+    found = [entry for result in read_results(results, progress) for entry in entries_of(result)]
+    found += _rmu(read_unlearned(results / RMU_FOLDER, None, progress))
+    entries = [asdict(entry) for entry in found]
     table = _frame(entries)
     parquet = io.BytesIO()
     table.to_parquet(parquet, index=False)
@@ -106,8 +109,17 @@ def compare(results: Path, progress: Progress = SILENT) -> pd.DataFrame:
     return table
 
 
+class Source(NamedTuple):
+    """What the rows of one evaluation have in common."""
+
+    variant: str
+    seed: int | None
+    run: str
+
+
 def entries_of(result: Result) -> Iterator[Entry]:
     """The rows of one evaluation, in the order of the catalogue; none for a metric that has no number."""
+    source = Source(result.variant, result.seed, result.name)
     levels = [each for i in range(len(levels_of(result.summary))) for each in of_level(i)]
     measures, replicates = (result.temporal or {}).get("measures", {}), replicates_of(result)
     for definition in (*CATALOGUE.values(), *levels):
@@ -115,13 +127,15 @@ def entries_of(result: Result) -> Iterator[Entry]:
             value = definition.at(measures.get("codes"))
             beside = {column: definition.at(measures.get(measure)) for column, measure in BESIDE.items()}
             beside["gain"] = gain_of(measures, definition)
+            beside["gain_standard_error"] = result.summary.get(f"{definition.name}_gain_se")
         else:
             value, beside = result.summary.get(definition.name), {}
         error = result.summary.get(f"{definition.name}_se")
         if value is not None:
             interval = _interval(value, error, replicates.get(definition.name))
-            yield _entry(result, definition, value, error, interval, beside)
-    yield from _probes(result)
+            yield _entry(source, definition, value, error, interval, beside)
+    yield from _probes(source, result)
+    yield from _scores(source, result.unlearned)
 
 
 def gain_of(measures: Mapping[str, Any], definition: Definition) -> float | None:
@@ -130,7 +144,7 @@ def gain_of(measures: Mapping[str, Any], definition: Definition) -> float | None
     return gain(*found) if len(found) == len(GAIN) else None
 
 
-def _probes(result: Result) -> Iterator[Entry]:
+def _probes(source: Source, result: Result) -> Iterator[Entry]:
     """The rows of the probes."""
     tasks = (result.probing or {}).get("tasks", {})
     for task in PROBED:
@@ -142,7 +156,20 @@ def _probes(result: Result) -> Iterator[Entry]:
                 "majority": scores["majority"]["all"]["accuracy"],
             }
             interval, error = score["accuracy_interval"], score["accuracy_se"]
-            yield _entry(result, of_probe(task, int(k)), score["accuracy"], error, interval, beside)
+            yield _entry(source, of_probe(task, int(k)), score["accuracy"], error, interval, beside)
+
+
+def _scores(source: Source, unlearned: Sequence[Unlearned]) -> Iterator[Entry]:
+    """The rows of unlearnings. A score is the best of a sweep and has no error of its own."""
+    for each in unlearned:
+        for window, score in each.scores.items():
+            yield _entry(source, of_unlearning(window, each), score, None, (None, None), {})
+
+
+def _rmu(unlearned: Sequence[Unlearned]) -> list[Entry]:
+    """The rows of RMU."""
+    source = Source(RMU, None, RMU_FOLDER.as_posix())
+    return list(_scores(source, unlearned))
 
 
 def _interval(value: float, error: float | None, replicates: Replicates | None) -> tuple[float | None, float | None]:
@@ -153,7 +180,7 @@ def _interval(value: float, error: float | None, replicates: Replicates | None) 
 
 
 def _entry(
-    result: Result,
+    source: Source,
     definition: Definition,
     value: float,
     error: float | None,
@@ -162,9 +189,9 @@ def _entry(
 ) -> Entry:
     low, high = interval
     return Entry(
-        variant=result.variant,
-        seed=result.seed,
-        run=result.name,
+        variant=source.variant,
+        seed=source.seed,
+        run=source.run,
         metric=definition.name,
         title=definition.title,
         unit=definition.unit,
@@ -173,7 +200,7 @@ def _entry(
         standard_error=error,
         low=low,
         high=high,
-        gain_standard_error=result.summary.get(f"{definition.name}_gain_se"),
+        gain_standard_error=beside.get("gain_standard_error"),
         definition=definition.text,
         **{column: beside.get(column) for column in REFERENCES},
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
+from stages.evaluate.unlearned import FILES, RMU_FOLDER, Unlearned, read_unlearned
 from stages.evaluate.versions import CORE, PROBING, SUMMARY, TEMPORAL, fingerprint
 from stages.sae.architecture import PartsRow
 from store.problem import Problem
@@ -48,6 +49,8 @@ class Result:
     """`temporal.json`; None for an evaluation that did not measure it."""
     probing: Mapping[str, Any] | None
     """`probing.json`; None for an evaluation without probes."""
+    unlearned: Sequence[Unlearned]
+    """Every unlearning with this SAE."""
 
     @property
     def variant(self) -> str:
@@ -122,13 +125,16 @@ def read_results(folder: Path, progress: Progress = SILENT) -> list[Result]:
     found = []
     for path in sorted(folder.rglob(CORE)):
         try:
-            found.append(_read(path.parent, path.parent.relative_to(folder)))
+            found.append(_read(path.parent, path.parent.relative_to(folder), progress))
         except Outdated as outdated:
             progress.note(f"left out: {outdated.where}: {outdated.what} {outdated.do}")
+    for alone in sorted({path.parent for path in folder.rglob(FILES)} - {folder / RMU_FOLDER}):
+        if not (alone / CORE).exists():
+            progress.note(f"left out: {alone}: unlearned, but not evaluated; `pipeline evaluate` does that")
     return found
 
 
-def _read(folder: Path, name: Path) -> Result:
+def _read(folder: Path, name: Path, progress: Progress) -> Result:
     try:
         core, summary = (_json(folder / file) for file in (CORE, SUMMARY))
         temporal, probing = (_json(folder / file) if (folder / file).exists() else None for file in (TEMPORAL, PROBING))
@@ -147,7 +153,8 @@ def _read(folder: Path, name: Path) -> Result:
                 found=content["fingerprint"],
                 do="Evaluate the run again, or delete this folder.",
             )
-    return Result(name.as_posix(), summary, core, temporal, probing)
+    unlearned = read_unlearned(folder, decided.get("run"), progress)
+    return Result(name.as_posix(), summary, core, temporal, probing, unlearned)
 
 
 def _json(path: Path) -> dict[str, Any]:

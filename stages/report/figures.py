@@ -16,6 +16,8 @@ from stages.report.probing_figures import probes
 from stages.report.scatter import scatter
 from stages.report.temporal_figures import autocorrelation, tcs_against_variance
 from stages.report.training_figures import CURVES, loss_terms, temporal_share, training_curve
+from stages.report.unlearning import Comparable
+from stages.report.unlearning_figures import unlearning
 
 MATCHED = (
     ("tcs_short", "TCS at short lags against L0", "autocorrelation, lags 1 to 4"),
@@ -24,9 +26,11 @@ MATCHED = (
 """Metric, title and axis of the figures of equal sparsity."""
 
 
-def pictures(runs: Sequence[EvaluatedRun], comparisons: Sequence[Comparison]) -> dict[str, list[Picture]]:
-    """All figures, by section: `contrast`, `matched`, `comparison`, `temporal`, `patterns`, `probing`, `training`,
-    `loss`."""
+def pictures(
+    runs: Sequence[EvaluatedRun], comparisons: Sequence[Comparison], unlearned: Sequence[Comparable]
+) -> dict[str, list[Picture]]:
+    """All figures, by section: `contrast`, `matched`, `comparison`, `temporal`, `patterns`, `probing`, `unlearning`,
+    `training`, `loss`."""
     return {
         "contrast": differences(comparisons, colours(runs)),
         "matched": [against_l0(runs, *each) for each in MATCHED if comparisons and _has(runs, each[0])],
@@ -37,6 +41,7 @@ def pictures(runs: Sequence[EvaluatedRun], comparisons: Sequence[Comparison]) ->
         "temporal": [*autocorrelation(runs), *tcs_against_variance(runs)],
         "patterns": patterns(runs),
         "probing": probes(runs),
+        "unlearning": unlearning(unlearned),
         "training": [training_curve(runs, *curve) for curve in CURVES if any(curve[0] in r.curves for r in runs)],
         "loss": [drawn for run in runs for drawn in (loss_terms(run), temporal_share(run)) if drawn],
     }

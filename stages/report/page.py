@@ -22,11 +22,16 @@ from stages.report.provenance import provenance
 from stages.report.tables import has_temporal, levels_table, numbers_table, runs_table, seeds_table
 from stages.report.temporal_tables import FURTHER, MAIN, has_patterns, lags, temporal_table
 from stages.report.terms import terms
+from stages.report.unlearning import Comparable
+from stages.report.unlearning_tables import unlearning_tables
 from stages.report.verdict import at_equal_sparsity, no_control, verdict
 
 
 def make_page(
-    runs: Sequence[EvaluatedRun], comparisons: Sequence[Comparison], pictures: Mapping[str, Sequence[Picture]]
+    runs: Sequence[EvaluatedRun],
+    comparisons: Sequence[Comparison],
+    unlearned: Sequence[Comparable],
+    pictures: Mapping[str, Sequence[Picture]],
 ) -> str:
     """The whole page. It refers to nothing outside itself and runs no script."""
     config = runs[0].core["eval_config"]
@@ -51,6 +56,9 @@ def make_page(
         temporal=_temporal(runs, drawn),
         probing=_fill("probing.html", tables=probing_tables(runs), figures=drawn["probing"])
         if has_probes(runs)
+        else "",
+        unlearning=_fill("unlearning.html", tables=unlearning_tables(unlearned), figures=drawn["unlearning"])
+        if unlearned
         else "",
         training=drawn["training"],
         loss=drawn["loss"],

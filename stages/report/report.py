@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stages.evaluate.unlearned import RMU_FOLDER, read_unlearned
 from stages.report.contrast import comparisons
 from stages.report.evaluated_run import read_runs
 from stages.report.figures import pictures
 from stages.report.page import make_page, names_of_figures
+from stages.report.unlearning import comparable
 from store.files import write_atomically
 from store.progress import SILENT, Progress
 
@@ -21,7 +23,7 @@ def report(results: Path, runs: Path, out: Path, progress: Progress = SILENT) ->
     Equal inputs give equal bytes. Figures that the page of before names and that are no longer made are removed.
 
     Args:
-        results: folder of evaluations, `VARIANT/seedN/{core,summary,temporal}.json`.
+        results: folder of evaluations, `VARIANT/seedN/{core,summary,temporal,...}.json`.
         runs: folder of trainings with the same structure, read for their metrics logs.
 
     Raises:
@@ -29,7 +31,8 @@ def report(results: Path, runs: Path, out: Path, progress: Progress = SILENT) ->
     """
     found = read_runs(results, runs, progress)
     compared = comparisons(found)
-    drawn = pictures(found, compared)
+    unlearned = comparable(found, read_unlearned(results / RMU_FOLDER, None, progress))
+    drawn = pictures(found, compared, unlearned)
     made = {picture.name: picture.png for members in drawn.values() for picture in members}
     before = (out / PAGE).read_text(encoding="utf-8", errors="replace") if (out / PAGE).is_file() else ""
     gone = names_of_figures(before) - made.keys()
@@ -38,5 +41,5 @@ def report(results: Path, runs: Path, out: Path, progress: Progress = SILENT) ->
             old.unlink()
     for name, content in made.items():
         write_atomically(out / FIGURES / f"{name}.png", content)
-    write_atomically(out / PAGE, make_page(found, compared, drawn).encode())
+    write_atomically(out / PAGE, make_page(found, compared, unlearned, drawn).encode())
     return out / PAGE

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 
-from stages.evaluate.catalogue import REFERENCES
+from stages.evaluate.catalogue import REFERENCES, UNLEARNED
 from stages.evaluate.temporal.catalogue import CONSISTENCY
 from stages.report.evaluated_run import EvaluatedRun
 from stages.report.metric import DEAD, KL, L0, QUALITY
@@ -30,6 +30,8 @@ def terms(runs: Sequence[EvaluatedRun]) -> str:
         shown += PATTERNS
     if has_probes(runs):
         beside |= set(PROBED_WITH)
+    if any(run.unlearned for run in runs):
+        shown.append(UNLEARNED)
     families = [list(family) for _, family in groupby(shown, key=lambda each: each.text)]
     entries = {", ".join(each.title for each in family): f"{family[0].text} {family[0].reading}" for family in families}
     entries |= {title: text for column, (title, text) in REFERENCES.items() if column in beside}

@@ -10,8 +10,7 @@ from typing import Any
 from stages.evaluate.core.definitions import DEFINITIONS
 from stages.unlearn.config import UnlearnConfig
 from stages.unlearn.sweep import Outcome, unlearning_score
-
-UNLEARNING = "unlearning.json"
+from store.files import digest
 
 
 def digits_name(fingerprint: str) -> str:
@@ -23,8 +22,8 @@ def digits_name(fingerprint: str) -> str:
 class Unlearning:
     """What an unlearning of one SAE came to."""
 
-    fingerprint: str
-    """Digest of everything that decided the numbers."""
+    decided: Mapping[str, Any]
+    """Everything that decided the numbers."""
     ids: tuple[str, str]
     """Release and id of the SAE."""
     sae_config: Mapping[str, Any]
@@ -39,6 +38,11 @@ class Unlearning:
     """The untouched model on the known questions."""
     outcomes: Sequence[tuple[Mapping[str, Any], Outcome]]
     """The sweep: what was done, and what it did."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what decided the numbers."""
+        return digest(self.decided)
 
     @property
     def scores(self) -> dict[int, float]:
@@ -72,6 +76,7 @@ class Unlearning:
             "eval_result_details": [],
             "eval_result_unstructured": {
                 "fingerprint": self.fingerprint,
+                "decided": self.decided,
                 "scoring": config.scoring,
                 "material": self.material,
                 "baseline": self.baseline.row(),

@@ -13,6 +13,7 @@ import numpy as np
 from stages.evaluate.foreign import read_subject
 from stages.evaluate.run import check_model
 from stages.evaluate.subject import Subject
+from stages.evaluate.unlearned import RMU, UNLEARNING
 from stages.language_model.config import ModelConfig
 from stages.language_model.model import LanguageModel, dtype_of, load
 from stages.language_model.splice import Splice
@@ -20,7 +21,7 @@ from stages.unlearn.config import UnlearnConfig
 from stages.unlearn.judge import Asked, Interventions, accuracies, ask, known, losses, untouched
 from stages.unlearn.latents import firing_shares
 from stages.unlearn.material import Material
-from stages.unlearn.output import UNLEARNING, Unlearning, digits_name
+from stages.unlearn.output import Unlearning, digits_name
 from stages.unlearn.rmu import RMUConfig, rmu
 from stages.unlearn.scoring import Scoring, scoring_of
 from stages.unlearn.sweep import Clamps, Outcome, outcome, settings_of
@@ -31,9 +32,8 @@ from store.files import digest, write_json
 from store.problem import Problem
 from store.progress import SILENT, Progress
 
-UNLEARN_VERSION = 4
-"""Raised whenever a change to this code changes a number."""
-RMU = "rmu"
+UNLEARN_VERSION = 5
+"""Raised whenever a change to this code changes a number, or what is kept beside it."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,13 @@ def unlearn(
         "store": opened.root,
     }
     layer = subjects[0][0].layer
-    jobs: list[tuple[Path, str, Subject | None]] = [
-        (out, digest({**decided, "run": subject.identity}), subject) for subject, out in subjects
+    jobs: list[tuple[Path, dict[str, Any], Subject | None]] = [
+        (out, {**decided, "run": subject.identity}, subject) for subject, out in subjects
     ]
     if rmu_out is not None:
-        jobs.append((rmu_out, digest({**decided, "rmu": asdict(RMUConfig(layer))}), None))
-    paths = [out / (digits_name(fingerprint) if by_digits else UNLEARNING) for out, fingerprint, _ in jobs]
-    found = [_finished(path, fingerprint) for path, (_, fingerprint, _) in zip(paths, jobs, strict=True)]
+        jobs.append((rmu_out, {**decided, RMU: asdict(RMUConfig(layer))}, None))
+    paths = [out / (digits_name(digest(own)) if by_digits else UNLEARNING) for out, own, _ in jobs]
+    found = [_finished(path, digest(own)) for path, (_, own, _) in zip(paths, jobs, strict=True)]
     did = ["finished before" if document else "unlearned" for document in found]
     if not all(found):
         lm = load(lm_config, progress)
@@ -101,8 +101,8 @@ def unlearn(
             [subject for document, (_, _, subject) in zip(found, jobs, strict=True) if subject and not document]
         )
     documents = [
-        document or session.write(path, fingerprint, subject, progress)
-        for document, path, (_, fingerprint, subject) in zip(found, paths, jobs, strict=True)
+        document or session.write(path, own, subject, progress)
+        for document, path, (_, own, subject) in zip(found, paths, jobs, strict=True)
     ]
     names = [subject.name if subject else RMU for _, _, subject in jobs]
     return [UnlearnResult(*result) for result in zip(names, paths, documents, did, strict=True)]
@@ -174,14 +174,16 @@ class _Session:
         for subject in subjects:
             subject.load_for(longest, "the longest questions", do="leave those out that are longer")
 
-    def write(self, path: Path, fingerprint: str, subject: Subject | None, progress: Progress) -> dict[str, Any]:
+    def write(
+        self, path: Path, decided: Mapping[str, Any], subject: Subject | None, progress: Progress
+    ) -> dict[str, Any]:
         """Make and keep the results of a subject; of RMU without one."""
-        done = self._with_sae(fingerprint, subject, progress) if subject else self._with_rmu(fingerprint, progress)
+        done = self._with_sae(decided, subject, progress) if subject else self._with_rmu(decided, progress)
         document = done.document()
         write_json(path, document)
         return document
 
-    def _with_sae(self, fingerprint: str, subject: Subject, progress: Progress) -> Unlearning:
+    def _with_sae(self, decided: Mapping[str, Any], subject: Subject, progress: Progress) -> Unlearning:
         """The sweep with one SAE."""
         splice, sae, size = Splice(self.lm, subject.layer), subject.load().to(self.lm.device), self.config.batch_rows
         shares = {}
@@ -198,9 +200,9 @@ class _Session:
         outcomes = self._outcomes(splice, Clamps(sae, clamping), subject.name, progress)
         baseline = outcomes.pop("")
         sweep = [(asdict(setting), outcomes.get(setting.name, baseline)) for setting in settings]
-        return self._unlearning(fingerprint, subject.ids, subject.sae_config, baseline, sweep)
+        return self._unlearning(decided, subject.ids, subject.sae_config, baseline, sweep)
 
-    def _with_rmu(self, fingerprint: str, progress: Progress) -> Unlearning:
+    def _with_rmu(self, decided: Mapping[str, Any], progress: Progress) -> Unlearning:
         """RMU at the layer, and the untouched model beside it."""
         config = RMUConfig(self.layer, seed=self.config.seed)
         trained = rmu(self.lm, self.others["forget"], self.others["retain"], config, progress)
@@ -208,7 +210,7 @@ class _Session:
             self._outcomes(Splice(lm, self.layer), untouched, name, progress)[""]
             for name, lm in (("the untouched model", self.lm), ("RMU", trained))
         )
-        return self._unlearning(fingerprint, (RMU, f"layer{self.layer}"), {}, baseline, [(asdict(config), changed)])
+        return self._unlearning(decided, (RMU, f"layer{self.layer}"), {}, baseline, [(asdict(config), changed)])
 
     def _outcomes(
         self, splice: Splice, interventions: Interventions, name: str, progress: Progress
@@ -236,14 +238,14 @@ class _Session:
 
     def _unlearning(
         self,
-        fingerprint: str,
+        decided: Mapping[str, Any],
         ids: tuple[str, str],
         sae_config: Mapping[str, Any],
         baseline: Outcome,
         sweep: Sequence[tuple[Mapping[str, Any], Outcome]],
     ) -> Unlearning:
         model = {"name": self.lm.name, "dtype": str(self.lm.dtype).removeprefix("torch.")}
-        return Unlearning(fingerprint, ids, sae_config, model, self.config, self.facts, baseline, sweep)
+        return Unlearning(decided, ids, sae_config, model, self.config, self.facts, baseline, sweep)
 
 
 def _check_known(counts: Mapping[str, Mapping[str, int]], forget_set: str) -> None:

@@ -14,7 +14,8 @@ from pipeline.console import LineProgress
 from stages.evaluate.catalogue import CATALOGUE, PROBED, REFERENCES, of_level, of_probe
 from stages.evaluate.comparison import compare
 from stages.evaluate.definition import Definition
-from tests.report.samples import keep_replicates, write_sample
+from tests.report.sample_measures import DIGEST
+from tests.report.samples import keep_replicates, write_sample, write_unlearning
 
 RUNS: dict[str, dict[str, Any]] = {
     "topk/seed0": {"autocorrelation": 0.15},
@@ -135,3 +136,41 @@ def test_names_are_unique_and_definitions_are_sentences() -> None:
         assert each.title and each.unit and each.better in (-1, 0, 1)
         assert each.text[0].isupper() or each.text[0].isdigit()
         assert each.text.endswith(".")
+
+
+def test_scores_of_unlearning_have_rows_and_rmu_has_no_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, _ = write_sample(tmp_path, {"topk/seed0": {}, "topk/seed1": {}})
+    write_unlearning(results / "topk/seed0/unlearning.json", DIGEST)
+    write_unlearning(results / "topk/seed0/unlearning-12345678.json", DIGEST, "another")
+    write_unlearning(results / "topk/seed1/unlearning.json", "an SAE of before")
+    write_unlearning(results / "rmu/unlearning/unlearning.json", None)
+    write_unlearning(results / "alone/seed0/unlearning.json", DIGEST)
+    found = compare(results, LineProgress())
+    scores = found[found.metric.str.startswith("unlearning")].set_index(["run", "metric"])
+    other = next(name for _, name in scores.index if "window" not in name and name != "unlearning_score")
+    assert scores.value.to_dict() == {
+        ("topk/seed0", "unlearning_score"): pytest.approx(0.1),
+        ("topk/seed0", "unlearning_score_window8"): 0.0,
+        ("topk/seed0", other): pytest.approx(0.1),
+        ("topk/seed0", f"{other}_window8"): 0.0,
+        ("rmu/unlearning", "unlearning_score"): pytest.approx(0.2),
+    }
+    assert len(found[found.variant == "rmu"]) == 1
+    assert scores.low.isna().all() and scores.definition.str.contains("To be forgotten: Cells & <life>.").all()
+    said = capsys.readouterr().err
+    assert "seed1/unlearning.json: its SAE is not the one that was evaluated" in said
+    assert "alone/seed0: unlearned, but not evaluated" in said and said.count("left out") == 2
+
+
+def test_an_unlearning_of_an_older_version_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results, _ = write_sample(tmp_path, {"topk/seed0": {}})
+    path = results / "topk/seed0/unlearning.json"
+    write_unlearning(path, DIGEST)
+    document = json.loads(path.read_text())
+    del document["eval_result_unstructured"]["decided"]
+    for content in (json.dumps(document), "[]", "{", json.dumps({**document, "eval_result_unstructured": 1})):
+        path.write_text(content)
+        assert not compare(results, LineProgress()).metric.str.startswith("unlearning").any()
+        assert "This unlearning cannot be read, or is of an older version." in capsys.readouterr().err

@@ -126,6 +126,36 @@ def write_result(folder: Path, name: str, numbers: dict[str, Any], steps: int) -
             (folder / file).write_text(json.dumps(content))
 
 
+def write_unlearning(path: Path, run: str | None, material: str = "topics") -> None:
+    """What an unlearning of an SAE leaves behind, or one of RMU: of two windows two settings each, or one setting."""
+    folders = path.parent.parts
+    untouched = {"forget_accuracy": 1.0, "retain_accuracy": 1.0, "forget_loss": 3.0, "retain_loss": 2.5}
+    done = [(1, 0.9, 0.995, 3.02, 2.505), (1, 0.5, 0.96, 3.4, 2.52), (8, 1.0, 0.98, 3.1, 2.53), (8, 0.4, 0.7, 5, 3.0)]
+    sweep = [dict(zip(("window", *untouched), numbers, strict=True)) for numbers in done]
+    if run is None:
+        sweep = [{**untouched, "steering": 1.0, "forget_accuracy": 0.8}]
+    for setting in (untouched, *sweep):
+        setting |= {
+            "forget_accuracy_se": 0.06,
+            "retain_accuracy_se": 0.01,
+            "forget_loss_se": 0.1,
+            "retain_loss_se": 0.1,
+        }
+    found = {
+        "decided": {"material": material, **({"rmu": {"steps": 80}} if run is None else {"run": run})},
+        "material": {
+            "forget_set": "Cells & <life>",
+            "questions": {"Cells & <life>": {"known": 27, "questions": 40}, "Arts": {"known": 294, "questions": 440}},
+        },
+        "scores_by_window": {"1": 1 - 0.8} if run is None else {"1": 1 - 0.9, "8": 0.0},
+        "baseline": untouched,
+        "sweep": sweep,
+    }
+    ids = {"sae_lens_release_id": folders[-2], "sae_lens_id": folders[-1]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"eval_type_id": "unlearning", **ids, "eval_result_unstructured": found}))
+
+
 def is_temporal(name: str) -> bool:
     """Variants of the sample that are called after their warm-up have temporal terms."""
     return name.startswith("warmup")

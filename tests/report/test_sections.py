@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.axes import Axes
 
+from stages.evaluate.unlearned import RMU_FOLDER, read_unlearned
 from stages.report.contrast import comparisons
 from stages.report.evaluated_run import read_runs
 from stages.report.page import make_page
 from stages.report.pattern_figures import patterns
 from stages.report.probing_figures import probes
-from tests.report.samples import write_sample
+from stages.report.unlearning import Line, comparable
+from stages.report.unlearning_figures import unlearning
+from tests.report.sample_measures import DIGEST
+from tests.report.samples import write_sample, write_unlearning
 from tests.report.test_report import References
 from tests.report.test_verdict import CONTROL, VARIANT
 
-FIGURES = ("contrast", "matched", "comparison", "temporal", "patterns", "probing", "training", "loss")
+FIGURES = ("contrast", "matched", "comparison", "temporal", "patterns", "probing", "unlearning", "training", "loss")
 NEW = ("At equal sparsity", "What few latents tell", "How long latents stay active", "What was reported")
 RUNS: dict[str, dict[str, Any]] = {
     "topk/seed0": {"autocorrelation": 0.15, "l0": 58.0, "row": {"reported": "0 steps & <nothing>"}},
@@ -28,7 +33,8 @@ RUNS: dict[str, dict[str, Any]] = {
 
 def page_of(results: Path, runs: Path) -> str:
     found = read_runs(results, runs)
-    text = make_page(found, comparisons(found), {section: [] for section in FIGURES})
+    unlearned = comparable(found, read_unlearned(results / RMU_FOLDER, None))
+    text = make_page(found, comparisons(found), unlearned, {section: [] for section in FIGURES})
     parser = References()
     parser.feed(text)
     assert not parser.open and not parser.scripts and not parser.found
@@ -141,3 +147,38 @@ def test_figures_of_patterns_and_probes(tmp_path: Path) -> None:
     assert [picture.name for picture in patterns(found)] == ["lifetimes", "turnover"]
     names = [picture.name for picture in probes(found)]
     assert names == ["probe_semantics", "probe_semantics_mean", "probe_context"]  # syntax was not asked
+
+
+def test_what_was_forgotten_stands_beside_its_price_and_rmu(tmp_path: Path) -> None:
+    results, runs = write_sample(tmp_path, {"topk/seed0": {}, "wide/seed0": {}})
+    assert "What the language model forgets" not in page_of(results, runs)
+    write_unlearning(results / "topk/seed0/unlearning.json", DIGEST)
+    write_unlearning(results / "wide/seed0/unlearning.json", DIGEST)
+    write_unlearning(results / "wide/seed0/unlearning-12345678.json", DIGEST, "another")
+    write_unlearning(results / "rmu/unlearning/unlearning.json", None)
+    forgets = section(page_of(results, runs), "What the language model forgets")
+    assert "knows 27 of 40 questions on it and 294 of 440 others" in forgets
+    own, other = forgets.split("To be forgotten: Cells &amp; &lt;life&gt;")[1:]
+    assert own.count("topk") == own.count("wide") == 2 and own.count("RMU") == 1
+    assert other.count("wide") == 2 and "topk" not in other and "RMU" not in other
+    per_token, trailing = (own.split("</tr>")[i] for i in (1, 2))
+    for number in ("1 token", ">0.100<", ">0.900<small>± 0.060<", ">0.500<", "+0.020", "+0.400"):
+        assert number in per_token
+    assert trailing.count("no setting") == 2 and "8 tokens" in trailing and "+0.100" in trailing
+
+
+def test_every_setting_of_an_unlearning_is_a_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results, runs = write_sample(tmp_path, {"topk/seed0": {}})
+    write_unlearning(results / "topk/seed0/unlearning.json", DIGEST)
+    write_unlearning(results / "rmu/unlearning/unlearning.json", None)
+    found = comparable(read_runs(results, runs), read_unlearned(results / RMU_FOLDER, None))
+    drawn: list[tuple[str, list[float]]] = []
+
+    def noting(axes: Axes, line: Line, x: list[float], y: list[float]) -> None:
+        drawn.append((line.label, [*x, *y]))
+
+    monkeypatch.setattr("stages.report.unlearning_figures._points", noting)
+    pictures = unlearning(found)
+    assert [picture.name.rpartition("_")[2] for picture in pictures] == ["answers", "losses"]
+    assert drawn[0] == ("topk", [0.995, 0.96, 0.9, 0.5]) and drawn[2] == ("RMU", [1.0, 0.8])
+    assert drawn[3][1] == pytest.approx([0.005, 0.02, 0.02, 0.4]) and len(drawn) == 6

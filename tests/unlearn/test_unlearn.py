@@ -13,6 +13,7 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -273,7 +274,9 @@ def test_the_command(trained: TinyProject, tmp_path: Path) -> None:
     assert all(0 < each["known"] < each["questions"] for each in counts.values())
     assert set(found["scores_by_window"]) == {"1", "4"}
     assert set(result(trained, "rmu/unlearning")["eval_result_unstructured"]["scores_by_window"]) == {"1"}
-    assert "finished before" in trained(*options)[1]
+    status, out, err = trained(*options)
+    assert "finished before" in out and "comparison.parquet, .csv and .json: 1 runs, 1 rows" in out
+    assert "topk/seed0: unlearned, but not evaluated" in err
 
 
 def test_settings_that_clamp_nothing_are_the_untouched_model(trained: TinyProject, tmp_path: Path) -> None:
@@ -366,6 +369,13 @@ def test_a_topic_of_the_corpus_is_forgotten(
     material = document["eval_result_unstructured"]["material"]
     assert material["forget_set"] == "Things" and set(material["questions"]) == {"Things", "Persons", "Places"}
     assert all(count["questions"] == 12 for count in material["questions"].values())
+    assert trained("evaluate", "runs/tiny/topk/seed0")[0] == 0
+    table = pd.read_parquet(trained.root / "results/tiny/comparison.parquet").set_index("metric").value
+    scores = document["eval_result_unstructured"]["scores_by_window"]
+    assert [table["unlearning_score"], table["unlearning_score_window4"]] == [scores["1"], scores["4"]]
+    assert trained("report")[0] == 0
+    page = (trained.root / "report/tiny/index.html").read_text()
+    assert "To be forgotten: Things" in page and page.count('<figure id="unlearning_') == 2
 
 
 def test_no_score_where_nothing_is_known(trained: TinyProject, tmp_path: Path) -> None:
