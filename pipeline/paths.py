@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.params import FILE, Profile
+from stages.evaluate.unlearned import RMU_FOLDER
 from store.files import last_folders
 from store.problem import Problem
 from store.remote import is_url
@@ -98,7 +99,7 @@ class Project:
 
     def rmu(self, profile: Profile) -> Path:
         """`results/<profile>/rmu/unlearning`."""
-        return self.evaluations(profile) / "rmu" / "unlearning"
+        return self.evaluations(profile) / RMU_FOLDER
 
     def sweep(self, profile: Profile, name: str) -> Path:
         """`sweeps/<profile>/<name>`: the cells of a sweep and its table."""

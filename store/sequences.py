@@ -11,6 +11,7 @@ import numpy as np
 from store.documents import DocumentWriter
 from store.files import file_sha256
 from store.layout import DOCUMENTS, Layout
+from store.limits import most_shards
 from store.manifest import Manifest
 from store.partial import put
 from store.problem import Problem
@@ -68,6 +69,14 @@ class SequenceWriter:
 
     def _flush(self, n_rows: int) -> None:
         shard = (self._n_rows - 1) // len(self._tokens)
+        if shard >= (most := most_shards(len(self._manifest.layers))):
+            raise Problem(
+                "The text is larger than one store can be: a manifest could not name all shards.",
+                where=self._folder.absolute(),
+                expected=f"{most * len(self._tokens) * self._manifest.context:,} tokens at the most",
+                found="more",
+                do="set corpus.tokens to less, or harvest fewer layers into one store",
+            )
         layout = self._layout()
         for array, rows in ((layout.tokens, self._tokens), (layout.document, self._document)):
             name = array.shard_path(shard)

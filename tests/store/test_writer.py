@@ -16,8 +16,13 @@ import torch
 
 import store
 from store import ActivationStore, OtherContent, StoreSpec, StoreWriter, remove_store
+from store.files import readable_json
+from store.layout import Layout
+from store.limits import FILE_BYTES, MANIFEST_BYTES, most_shards
+from store.limits import LAYERS as HIGHEST
 from store.manifest import Manifest
 from store.problem import Problem
+from store.records import FileRecord, records_json
 from tests import forks
 from tests.store.make import (
     CARD_FACTS,
@@ -281,6 +286,30 @@ def test_rows_that_make_no_sense_are_refused(
         write_sequences(writer)
         with pytest.raises(RuntimeError, match="already"):
             writer.sequences()
+
+
+def test_a_text_whose_shards_no_manifest_could_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for room, refused in ((3, False), (2, True)):
+        monkeypatch.setattr("store.limits.MANIFEST_BYTES", room * FILE_BYTES * (2 + 2 * len(LAYERS)) * 100 // 99 + 99)
+        with StoreWriter.open(tmp_path / str(room), spec()) as writer:
+            if refused:
+                with pytest.raises(Problem, match=f"(?s)larger than one store.*{2 * 16 * CONTEXT} tokens at the most"):
+                    write_sequences(writer)
+                assert writer.n_sequences is None
+            else:
+                write_sequences(writer)
+
+
+def test_a_manifest_has_room_for_what_a_writer_lets_in() -> None:
+    """With the longest names that there can be: of layer 1,023, and of both forms of its shards."""
+    layout = Layout(8 * most_shards(1), 128, 8, "bfloat16", {HIGHEST - 1: 4096})
+    last = range(layout.n_shards - 50, layout.n_shards)
+    files, encoded = (
+        {array.shard_path(shard): FileRecord(2**26, "0" * 64) for array in arrays for shard in last}
+        for arrays in ([layout.tokens, layout.document, *layout.activations.values()], layout.activations.values())
+    )
+    size = len(readable_json({"files": records_json(files), "encoding": records_json(encoded)}))
+    assert layout.n_shards * size / len(last) < MANIFEST_BYTES - 2**16
 
 
 def test_shards_that_make_no_sense_are_refused(tmp_path: Path) -> None:
