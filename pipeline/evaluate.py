@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import console
 from pipeline.params import Profile, read_params, with_model
-from pipeline.paths import Project
+from pipeline.paths import Project, suffix_of
 from stages.language_model.config import CorpusConfig
 from store.files import write_json
 from store.problem import Problem
@@ -25,7 +25,7 @@ def run(name: str | None, runs: Sequence[Path], folder: str | None, model: str |
     from stages.evaluate.run import evaluate
 
     project, profile, asked = _asked(name, model)
-    pairs = with_results(project, profile, runs or asked)
+    pairs = with_results(project, profile, runs or asked, folder)
     with console.progress() as progress:
         results = evaluate(
             pairs,
@@ -91,19 +91,23 @@ def _print(project: Project, pairs: Sequence[tuple[Path, Path]], results: Sequen
         console.print_facts(result.facts())
 
 
-def with_results(project: Project, profile: Profile, paths: Sequence[Path]) -> list[tuple[Path, Path]]:
+def with_results(
+    project: Project, profile: Profile, paths: Sequence[Path], folder: str | None = None
+) -> list[tuple[Path, Path]]:
     """Each path once, with the folder of its results: `results/<profile>/<variant>/seed<k>` of a run,
-    `results/<profile>/<name>/foreign` of another SAE.
+    `results/<profile>/<name>/foreign` of another SAE, with digits behind it where `folder` names another store than the
+    profile's.
 
     Raises:
         Problem: two SAEs of elsewhere go by one name, so that one would take the other's results.
     """
     from stages.evaluate.foreign import FOREIGN, foreign_name, is_foreign
 
+    suffix = _of_other_store(project, profile, folder) if folder is not None and any(map(is_foreign, paths)) else ""
     found: dict[Path, Path] = {}
     for path in paths:
         if is_foreign(path):
-            out = project.evaluations(profile) / foreign_name(path) / FOREIGN
+            out = project.evaluations(profile) / foreign_name(path) / (FOREIGN + suffix)
         else:
             out = project.results(profile, path)
         if (other := found.setdefault(out, path)).resolve() != path.resolve():
@@ -116,3 +120,11 @@ def with_results(project: Project, profile: Profile, paths: Sequence[Path]) -> l
                 usage=True,
             )
     return [(path, out) for out, path in found.items()]
+
+
+def _of_other_store(project: Project, profile: Profile, folder: str) -> str:
+    """What a path gains where its content is of another store than the profile's."""
+    import store
+
+    opened = store.open(project.store_to_read(profile, folder))
+    return "" if opened.path.resolve() == project.store(profile).resolve() else suffix_of(opened.root)

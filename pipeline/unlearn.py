@@ -28,7 +28,7 @@ def run(
 
     project = Project.here()
     profile = with_model(read_params(project.root).named(name), model)
-    pairs = with_results(project, profile, runs)
+    pairs = with_results(project, profile, runs, folder)
     beside = project.rmu(profile) if rmu else None
     with console.progress() as progress:
         material = read_material(Files(forget, retain, tuple(questions)), profile.corpus, profile.unlearn)

@@ -56,6 +56,17 @@ def test_an_sae_that_was_not_trained_here(harvested: TinyProject, tmp_path: Path
     assert status == 0, err
     page = (harvested.root / "report/tiny/index.html").read_text()
     assert "from-elsewhere" in page and "not trained here" in page and "nan" not in page
+    copy = shutil.copytree(harvested.root / "data/stores/tiny-L1", tmp_path / "copy")
+    assert harvested("harvest", "--tokens", "900")[0] == 0
+    (other,) = (harvested.root / "data/stores").glob("tiny-L1-????????")
+    for named, place in (
+        (copy, f"foreign-{store.open(copy).root[:8]}"),
+        (other, f"foreign-{store.open(other).root[:8]}"),
+    ):
+        status, out, err = harvested("evaluate", str(shared), "--store", str(named))
+        assert status == 0 and f"elsewhere/{place}: evaluated" in out, err
+    status, out, err = harvested("evaluate", str(shared), "--store", "data/stores/tiny-L1")
+    assert status == 0 and "elsewhere/foreign: finished before" in out, err
 
 
 def test_results_of_elsewhere_have_folders_of_their_own(harvested: TinyProject, tmp_path: Path) -> None:
