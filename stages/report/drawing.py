@@ -18,6 +18,10 @@ DASHED: dict[str, Any] = {"linestyle": (0, (3, 2)), "linewidth": 1.1}
 
 SIZE = (4.9, 3.1)
 """Inches of a panel: text stays readable when it is as narrow as a phone."""
+MANY = 12
+"""Names above which a panel takes the width of the page."""
+WIDE = (10.2, 6.4)
+"""Inches that it has then."""
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -59,6 +63,8 @@ class Picture:
     """For the page."""
     png: bytes
     """For slides and papers."""
+    wide: bool
+    """Whether it takes the width of the page."""
 
 
 @contextmanager
@@ -77,6 +83,10 @@ def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
     """A legend below the axes, for more entries than fit between lines; the figure grows by its rows."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
+        if len(handles) > MANY:
+            figure.set_size_inches(*WIDE)
+        if figure.get_figwidth() > SIZE[0]:
+            columns *= 2
         rows = -(-len(handles) // columns)
         figure.set_figheight(figure.get_figheight() + LEGEND_ROW * rows)
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1.2, handlelength=1.8)
@@ -99,4 +109,4 @@ def picture(name: str, alt: str, figure: Figure) -> Picture:
     with matplotlib.rc_context(STYLE):
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
-    return Picture(name, alt, svg.getvalue(), png.getvalue())
+    return Picture(name, alt, svg.getvalue(), png.getvalue(), wide=figure.get_figwidth() > SIZE[0])

@@ -55,5 +55,5 @@ def against_l0(runs: Sequence[EvaluatedRun], metric: str, title: str, label: str
     """A metric against L0, a labelled point a run with its standard error where it has one."""
     with panel(title, "active latents a token (L0)", label) as (figure, axes):
         points = [(run, run.number("l0"), run.number(metric), run.number(f"{metric}_se")) for run in runs]
-        scatter(axes, points, colours(runs))
+        scatter(figure, axes, points, colours(runs))
     return picture(f"{metric}_against_l0", f"{title}, one point a run", figure)

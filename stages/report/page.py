@@ -132,11 +132,12 @@ def _prose(text: str) -> str:
 
 def names_of_figures(page: str) -> set[str]:
     """Names of the figures of a page that was made here."""
-    return {unescape(name) for name in re.findall(r'<figure id="([^"]+)">', page)}
+    return {unescape(name) for name in re.findall(r'<figure id="([^"]+)"', page)}
 
 
 def _figure(picture: Picture) -> str:
     """The picture as an image of its own, so that the ids inside two SVGs cannot meet."""
     data = base64.b64encode(picture.svg).decode()
     image = f'<img alt="{escape(picture.alt)}" src="data:image/svg+xml;base64,{data}">'
-    return f'<figure id="{escape(picture.name)}">{image}</figure>'
+    wide = ' class="wide"' if picture.wide else ""
+    return f'<figure id="{escape(picture.name)}"{wide}>{image}</figure>'

@@ -58,6 +58,7 @@ def _tcs(runs: Sequence[EvaluatedRun], scale: str, palette: Mapping[str, str]) -
             nulls = [run.number(f"{name}_{null}") for run in runs]
             axes.plot(variances, nulls, mark, color=GREY, markersize=6, label=null.replace("_", " "), zorder=1)
         scatter(
+            figure,
             axes,
             [
                 (run, run.number("explained_variance_centred"), run.number(name), run.number(f"{name}_se"))

@@ -120,6 +120,16 @@ def test_as_many_groups_as_there_are_variants_have_colours_of_their_own(tmp_path
     assert len(set(colours(runs).values())) == 30
 
 
+def test_figures_of_many_runs_take_the_width_of_the_page(tmp_path: Path) -> None:
+    few = write_sample(tmp_path / "few", {f"row{i}/seed{seed}": {} for i in range(6) for seed in range(3)})
+    many = write_sample(tmp_path / "many", {f"row{i}/seed0": {"autocorrelation": 0.2} for i in range(13)})
+    pages = [report(*sample, tmp_path / "report" / str(i)).read_text() for i, sample in enumerate((few, many))]
+    assert 'class="wide"' not in pages[0]
+    wide = set(re.findall('<figure id="([^"]+)" class="wide">', pages[1]))
+    assert {"ce_loss_score_against_l0", "autocorrelation", "turnover", "probe_context"} < wide
+    assert not any(name.startswith("loss") for name in wide)
+
+
 def test_levels_are_shown_and_a_silent_one_is_called_collapsed(tmp_path: Path) -> None:
     numbers = {"l0": 1.5, "alive": 0.9, "explained_variance_centred": 0.6, "smoothness": 0.1}
     first = {f"level0_{name}": value for name, value in numbers.items()}

@@ -13,7 +13,7 @@ from pipeline.console import LineProgress
 from stages.report.cells import breakable
 from stages.report.evaluated_run import read_runs
 from stages.report.report import report
-from stages.report.scatter import AXES, Box, _room
+from stages.report.scatter import Box, _room
 from stages.report.tables import seeds_table
 from stages.report.temporal_tables import MAIN, lags, temporal_table
 from tests.report.samples import write_sample
@@ -150,8 +150,8 @@ def test_results_of_an_older_version_are_left_out_and_named(tmp_path: Path, caps
 def test_labels_of_near_points_do_not_meet() -> None:
     taken: list[Box] = []
     for _ in range(8):
-        taken.append(_room("warmup2000+no-temporal", (AXES[0] / 2, AXES[1] / 2), taken))
-    assert all(box.inside() for box in taken)
+        taken.append(_room("warmup2000+no-temporal", (150, 80), taken, (300, 160)))
+    assert all(box.inside((300, 160)) for box in taken)
     assert not any(a.meets(b) for i, a in enumerate(taken) for b in taken[:i])
 
 
