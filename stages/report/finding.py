@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from stages.evaluate.subject import named
 from stages.report.evaluated_run import EvaluatedRun, grouped
-from stages.report.numeral import numeral, percent
+from stages.report.numeral import MISSING, numeral, percent
 
+FEW = 5
+"""Variants beside the best that a sentence can list."""
 COMPARABLE_L0 = 1.25
 """By this factor more active latents than another run has, and a higher explained variance proves little."""
 
@@ -34,7 +36,8 @@ def _of_one_place(runs: Sequence[EvaluatedRun]) -> list[str]:
         f"variance of {tokens} with {numeral(best.number('l0'), 1)} active latents a token; {_model_keeps(best)}."
     ]
     if others:
-        sentences.append(f"{'; '.join(_in_brief(group) for group in others)}.")
+        few = len(others) <= FEW
+        sentences.append(f"{'; '.join(map(_in_brief, others))}." if few else _in_sum(others))
     sparsest = min((group for group in groups if group.number("l0") > 0), key=lambda g: g.number("l0"), default=best)
     if best.number("l0") > COMPARABLE_L0 * sparsest.number("l0"):
         sentences.append(
@@ -79,6 +82,19 @@ def _in_brief(group: Group) -> str:
     return (
         f"{group.label} explains {percent(group.explained)} with {numeral(group.number('l0'), 1)} "
         f"active latents and keeps {percent(group.number('ce_loss_score'))}"
+    )
+
+
+def _in_sum(groups: Sequence[Group]) -> str:
+    """What many variants come to together."""
+
+    def between(name: str, show: Callable[[float], str]) -> str:
+        known = [value for group in groups if math.isfinite(value := group.number(name))]
+        return f"{show(min(known))} to {show(max(known))}" if known else MISSING
+
+    return (
+        f"{len(groups)} others explain {between('explained_variance_centred', percent)} with "
+        f"{between('l0', lambda l0: numeral(l0, 1))} active latents and keep {between('ce_loss_score', percent)}."
     )
 
 

@@ -26,6 +26,9 @@ from stages.report.unlearning import Comparable
 from stages.report.unlearning_tables import unlearning_tables
 from stages.report.verdict import at_equal_sparsity, no_control, verdict
 
+FEW = 2
+"""Temporal variants whose results stand above in full."""
+
 
 def make_page(
     runs: Sequence[EvaluatedRun],
@@ -70,20 +73,34 @@ def make_page(
 
 
 def _finding(runs: Sequence[EvaluatedRun], comparisons: Sequence[Comparison], equal: Sequence[Matched]) -> str:
-    """The temporal parts first, then the runs by themselves."""
+    """The temporal parts first, then the runs by themselves. Of many temporal parts, all but the result of each and
+    what it has to be read with is folded."""
     paragraphs = []
-    for comparison, at_l0 in zip(comparisons, equal, strict=True):
-        if comparison.main:
-            result, qualified = verdict(comparison)
-            paragraphs += [("lead", result), ("", at_equal_sparsity(at_l0)), ("", qualified)]
+    known = [(each, at_l0) for each, at_l0 in zip(comparisons, equal, strict=True) if each.main]
+    for comparison, at_l0 in known:
+        result, others, caution = verdict(comparison)
+        more = [at_equal_sparsity(at_l0), others]
+        paragraphs.append(_paragraph(result, "lead"))
+        if len(known) <= FEW:
+            paragraphs += map(_paragraph, (*more, caution))
+        else:
+            paragraphs += [_paragraph(caution), _folded(comparison, more)]
     if unknown := [comparison for comparison in comparisons if not comparison.main]:
-        paragraphs.append(("" if paragraphs else "lead", no_control(unknown)))
-    first, *others = finding(runs)
-    paragraphs += [("" if comparisons else "lead", first), *(("", sentence) for sentence in others)]
-    return "\n".join(_paragraph(text, kind) for kind, text in paragraphs if text)
+        paragraphs.append(_paragraph(no_control(unknown), "" if paragraphs else "lead"))
+    first, *rest = finding(runs)
+    paragraphs += [_paragraph(first, "" if comparisons else "lead"), *map(_paragraph, rest)]
+    return "\n".join(filter(None, paragraphs))
+
+
+def _folded(comparison: Comparison, texts: Sequence[str]) -> str:
+    title = f"{escape(comparison.variant)} against per-token SAEs, and in other metrics"
+    return f"<details><summary>{title}</summary>{''.join(map(_paragraph, texts))}</details>"
 
 
 def _paragraph(text: str, kind: str = "") -> str:
+    """Empty where there is no text."""
+    if not text:
+        return ""
     return f'<p class="{kind}">{_prose(text)}</p>' if kind else f"<p>{_prose(text)}</p>"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from stages.report.contrast import NO_TEMPORAL, Comparison, Contrast, Difference
 from stages.report.matched import Matched
@@ -18,14 +19,25 @@ NEGLIGIBLE = 0.0005
 """A change of a share, or an error, that one decimal of a percentage does not show."""
 
 
-def verdict(comparison: Comparison) -> tuple[str, str]:
-    """The result of one temporal variant, and what qualifies it (empty where nothing does)."""
+class Verdict(NamedTuple):
+    """Of one temporal variant; each part is empty where there is nothing to say."""
+
+    result: str
+    """What it bought and cost."""
+    others: str
+    """What else changed."""
+    caution: str
+    """What may have made a gain otherwise."""
+
+
+def verdict(comparison: Comparison) -> Verdict:
+    """The verdict on one temporal variant."""
     main = comparison.main
     missing = "" if comparison.bought else no_control([comparison])
     if main is None:
-        return missing, ""
+        return Verdict(missing, "", "")
     lead = [missing, _bought(main, comparison), _permuted(comparison), _cost(main)]
-    return _text(lead), _text([_others(main), _caution(main)])
+    return Verdict(_text(lead), _others(main), _caution(main))
 
 
 def no_control(comparisons: Sequence[Comparison]) -> str:

@@ -63,6 +63,25 @@ def test_a_verdict_at_equal_sparsity_stands_above_and_its_table_below(page: str)
     assert "\u22120.0458 to \u22120.0342" in table  # CE score: 0.93 - 0.97 and 1.96 times the error of two runs
 
 
+def test_of_many_temporal_variants_all_but_result_and_caution_is_folded(tmp_path: Path) -> None:
+    pairs = {f"warmup{i}": {**VARIANT, "l0": 70.0} for i in range(3)}
+    pairs |= {f"{name}+no-temporal": CONTROL for name in pairs}
+    runs = {f"{name}/seed0": numbers for name, numbers in pairs.items()}
+    page = page_of(*write_sample(tmp_path, runs))
+    finding = page.partition('<div class="finding">')[2].partition("</div>")[0]
+    assert finding.count("<details>") == finding.count("per-token SAEs, and in other metrics</summary>") == 3
+    for folded in finding.split("<details>")[1:]:
+        assert "minus" in folded.partition("</details>")[0]
+    shown = "".join(part.rpartition("</details>")[2] for part in finding.split("<details>"))
+    assert shown.count("The two are not equally sparse") == 3 and shown.count('class="lead"') == 3
+
+
+def test_many_variants_are_told_by_their_range(tmp_path: Path) -> None:
+    numbers = {f"row{i}/seed0": {"explained_variance_centred": 0.5 + i / 20, "l0": 10.0 + i} for i in range(8)}
+    page = page_of(*write_sample(tmp_path, numbers)).replace("\u00a0", " ")
+    assert "7 others explain 50.0 % to 80.0 % with 10.0 to 16.0 active latents and keep 97.0 % to 97.0 %." in page
+
+
 def test_patterns_stand_beside_their_nulls_references_and_gains(page: str) -> None:
     lifetimes = section(page, "How long latents stay active")
     assert '<th scope="col">Lifetime against chance</th>' in lifetimes
