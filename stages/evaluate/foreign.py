@@ -59,9 +59,9 @@ def read_without_store(path: Path, layers: Sequence[int] = ()) -> Subject:
 
 
 def foreign_name(path: Path) -> str:
-    """What to call it: the last three folders of its path, as `layer_20-width_16k-average_l0_71` of Gemma Scope."""
-    place = path.resolve()
-    return last_folders(place.parent if place.suffix == ".npz" else place)
+    """What to call it: the last three folders of its path, as `layer_20-width_16k-average_l0_71` of Gemma Scope. A
+    file's own link is not followed: in the hub's cache it leads to where there are no names."""
+    return last_folders((path.parent if path.suffix == ".npz" else path).resolve())
 
 
 @dataclass(frozen=True)

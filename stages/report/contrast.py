@@ -51,13 +51,14 @@ class Difference:
     """Of the control where the inputs are permuted within documents."""
     mean: float
     """Variant minus control."""
-    error: float
-    """Standard deviation of the paired differences over seeds; with one seed their standard error over documents; NaN
-    if unknown."""
+    of_documents: float
+    """Standard error of the mean over documents, which all pairs share; NaN if unknown."""
+    degrees: float
+    """Degrees of freedom of that error."""
+    spread: float
+    """Standard deviation of the differences over seeds; NaN of one."""
     n: int
     """Pairs."""
-    degrees: float = math.inf
-    """With one seed, degrees of freedom of the error."""
 
     @property
     def null_mean(self) -> float:
@@ -70,9 +71,20 @@ class Difference:
         return math.isfinite(self.mean) and math.isfinite(self.error)
 
     @property
+    def error(self) -> float:
+        """Standard error of the mean: over documents, and where there are several seeds over these too. NaN if it is
+        unknown; with several seeds, documents whose error is unknown count as none."""
+        if self.n == 1:
+            return self.of_documents
+        return math.hypot(self.spread / math.sqrt(max(self.n, 1)), np.nan_to_num(self.of_documents))
+
+    @property
     def half_width(self) -> float:
-        """Half of the 95 % interval around the difference, by Student's t: over seeds, or over replicates with one."""
-        return half_width(self.error, self.n, self.degrees)
+        """Half of the 95 % interval around the difference, by Student's t, each error with its own degrees."""
+        of_documents = half_width(self.of_documents, degrees=self.degrees)
+        if self.n == 1:
+            return of_documents
+        return math.hypot(half_width(self.spread, self.n), np.nan_to_num(of_documents))
 
     @property
     def digits(self) -> int:
@@ -112,6 +124,10 @@ class Comparison:
     """Label of the variant's group."""
     name: str
     """Its name in the table of variants."""
+    seeds: tuple[int, ...]
+    """Of its trainings."""
+    steps: float
+    """That they were to do."""
     bought: Contrast | None
     """Against the variant without its temporal part."""
     order: Contrast | None
@@ -139,7 +155,8 @@ def comparisons(runs: Sequence[EvaluatedRun]) -> list[Comparison]:
             contrast(f"{name}+{control}", pairs)
             for control, pairs in ((NO_TEMPORAL, without), (PERMUTED, permuted), (NO_TEMPORAL, in_permuted_order))
         )
-        found.append(Comparison(label, name, *contrasts))
+        seeds = tuple(run.seed for run in group if run.seed is not None)
+        found.append(Comparison(label, name, seeds, group[0].setting.steps, *contrasts))
     return found
 
 
@@ -148,27 +165,29 @@ def difference(pairs: Sequence[Pair], metric: Metric) -> Difference:
     pairs = [pair for pair in pairs if all(math.isfinite(run.number(metric.name)) for run in pair)]
     if not pairs:
         missing = math.nan
-        return Difference(metric, missing, missing, missing, missing, missing, missing, 0)
+        return Difference(metric, missing, missing, missing, missing, missing, missing, math.inf, missing, 0)
     values, nulls = _numbers(pairs, metric.name), _numbers(pairs, f"{metric.name}_inputs_permuted")
     gains = values[:, 0] - values[:, 1]
-    error, degrees = (gains.std(ddof=1), math.inf) if len(pairs) > 1 else _error_of_one(pairs[0], metric.name)
+    spread = float(gains.std(ddof=1)) if len(pairs) > 1 else math.nan
     (value, control), (null, control_null) = values.mean(axis=0).tolist(), nulls.mean(axis=0).tolist()
-    return Difference(
-        metric, value, control, null, control_null, float(gains.mean()), float(error), len(pairs), degrees
-    )
+    errors = _error_of_documents(pairs, metric.name)
+    return Difference(metric, value, control, null, control_null, float(gains.mean()), *errors, spread, len(pairs))
 
 
-def _error_of_one(pair: Pair, name: str) -> tuple[float, float]:
-    """Standard error over documents of the difference of two runs, and its degrees of freedom.
+def _error_of_documents(pairs: Sequence[Pair], name: str) -> tuple[float, float]:
+    """Standard error over documents of the mean difference, and its degrees of freedom.
 
     Runs that were evaluated on the same documents have replicates of the same resamples, whose differences lack what
-    the documents did to both. Others are as if independent.
+    the documents did to both. Other runs of a pair are as if independent; as more seeds are no more documents, the
+    error of several such pairs is the mean of theirs.
     """
-    first, second = (run.replicates(name) for run in pair)
-    if first and second and first.pairs_with(second):
-        return standard_error(first.values - second.values), first.degrees
-    degrees = min((each.degrees for each in (first, second) if each), default=math.inf)
-    return float(np.linalg.norm(_numbers([pair], f"{name}_se"))), degrees
+    found = [run.replicates(name) for pair in pairs for run in pair]
+    known = [each for each in found if each]
+    if len(known) == len(found) and all(each.pairs_with(known[0]) for each in known):
+        gains = [first.values - second.values for first, second in zip(known[::2], known[1::2], strict=True)]
+        return standard_error(np.mean(gains, axis=0)), known[0].degrees
+    degrees = min((each.degrees for each in known), default=math.inf)
+    return float(np.linalg.norm(_numbers(pairs, f"{name}_se"), axis=1).mean()), degrees
 
 
 def contrast(control: str, pairs: Sequence[Pair]) -> Contrast | None:

@@ -84,7 +84,7 @@ def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         if len(handles) > MANY:
-            figure.set_size_inches(*WIDE)
+            figure.set_size_inches(WIDE[0], max(WIDE[1], figure.get_figheight()))
         if figure.get_figwidth() > SIZE[0]:
             columns *= 2
         rows = -(-len(handles) // columns)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from stages.evaluate.replicates import Replicates, replicates_of
 from stages.evaluate.results import Result, read_results
 from stages.evaluate.trained_run import TRAINING
+from store.files import digest
 from store.problem import Problem
 from store.progress import SILENT, Progress
+
+WORDS = ("name", "source", "reading", "reported")
+"""Of a row, what no training depends on."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,16 @@ def grouped(runs: Sequence[EvaluatedRun]) -> dict[str, list[EvaluatedRun]]:
     for run in runs:
         groups.setdefault(run.group, []).append(run)
     return groups
+
+
+def by_place(runs: Sequence[EvaluatedRun]) -> dict[str, list[EvaluatedRun]]:
+    """The runs of each layer of each store, which alone share activations and documents, by what tells the places
+    apart: nothing where there is one, else `layer 11 of store 1566d711`."""
+    places: dict[tuple[int | None, str], list[EvaluatedRun]] = {}
+    for run in runs:
+        places.setdefault((run.setting.layer, run.setting.store), []).append(run)
+    named = len(places) > 1
+    return {f"layer {layer} of store {root[:8]}" if named else "": of for (layer, root), of in places.items()}
 
 
 def read_runs(results: Path, runs: Path, progress: Progress = SILENT) -> list[EvaluatedRun]:
@@ -123,7 +138,14 @@ def _traits(result: Result) -> tuple[str, ...]:
         f"k {result.k}",
         f"L1 {result.row.get('objective', {}).get('l1')}",
         f"store {setting.store[:8]}",
+        f"row {digest(_numbers_of(result.row))[:8]}",
     )
+
+
+def _numbers_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a row, what a training depends on and no trait of its own tells."""
+    objective = {key: value for key, value in row.get("objective", {}).items() if key != "l1"}
+    return {key: value for key, value in row.items() if key not in WORDS} | {"objective": objective}
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:

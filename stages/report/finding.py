@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from stages.evaluate.subject import named
-from stages.report.evaluated_run import EvaluatedRun, grouped
+from stages.report.evaluated_run import EvaluatedRun, by_place, grouped
 from stages.report.numeral import MISSING, numeral, percent
 
 FEW = 5
@@ -19,10 +19,7 @@ COMPARABLE_L0 = 1.25
 def finding(runs: Sequence[EvaluatedRun]) -> list[str]:
     """Sentences that state the result: the best variant, the others, and what keeps them from being compared. Seeds are
     averaged; runs of different activations, another layer or store, are not ranked together."""
-    places: dict[tuple[str, int | None], list[EvaluatedRun]] = {}
-    for run in runs:
-        places.setdefault((run.setting.store, run.setting.layer), []).append(run)
-    return [sentence for members in places.values() for sentence in _of_one_place(members)]
+    return [sentence for members in by_place(runs).values() for sentence in _of_one_place(members)]
 
 
 def _of_one_place(runs: Sequence[EvaluatedRun]) -> list[str]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from stages.evaluate.replicates import Replicates
 from stages.report.contrast import Comparison, Contrast, Difference, Numbered, contrast
-from stages.report.evaluated_run import EvaluatedRun, grouped
+from stages.report.evaluated_run import WORDS, EvaluatedRun, grouped
 from stages.report.metric import METRICS, Metric
 
 CLOSE = 0.1
@@ -129,6 +129,6 @@ def _comparable(run: EvaluatedRun, runs: Sequence[EvaluatedRun]) -> list[Evaluat
 
 def _family(run: EvaluatedRun) -> str:
     """What per-token SAEs have in common that differ in k, or in the weight of their sparsity term, alone."""
-    row = {key: value for key, value in run.row.items() if key not in ("name", "source", "reading", "reported")}
+    row = {key: value for key, value in run.row.items() if key not in WORDS}
     row["objective"] = {key: value for key, value in row["objective"].items() if key not in ("l1", "l0")}
     return json.dumps([row, run.facts["training"]["d_sae"]], sort_keys=True)

@@ -10,9 +10,12 @@ from matplotlib.ticker import FormatStrFormatter, NullLocator
 
 from stages.evaluate.catalogue import PROBED
 from stages.report.drawing import DASHED, Picture, legend_below, panel, picture
-from stages.report.evaluated_run import EvaluatedRun, grouped
+from stages.report.evaluated_run import EvaluatedRun, by_place, grouped
 from stages.report.palette import GREY, SOFT, colours
 from stages.report.probing_tables import tasks_of
+
+REFERENCES = {"activations": ("all dimensions of the activations", 2.2), "majority": ("most frequent class", 1.1)}
+"""What no latents decide: labels and widths of its lines."""
 
 
 def probes(runs: Sequence[EvaluatedRun]) -> list[Picture]:
@@ -32,11 +35,12 @@ def _task(task: str, title: str, runs: Sequence[EvaluatedRun]) -> Picture | None
                 _line(axes, scores[run.name]["codes"], label="_" if i else group, color=colour, marker="o")
                 _line(axes, scores[run.name]["untrained"], label="_", color=colour, **DASHED)
         axes.plot([], [], color=SOFT, label="untrained", **DASHED)
-        shared = scores[told[0].name]
-        dense, majority = (shared[signal]["all"]["accuracy"] for signal in ("activations", "majority"))
-        axes.axhline(dense, color=GREY, linewidth=2.2, zorder=1, label="all dimensions of the activations")
-        axes.axhline(majority, color=GREY, linewidth=1.1, zorder=1, label="most frequent class")
-        ks = sorted(map(int, shared["codes"]))
+        for place, members in by_place(told).items():
+            for signal, (label, width) in REFERENCES.items():
+                accuracy = scores[members[0].name][signal]["all"]["accuracy"]
+                named = ", ".join(filter(None, (label, place)))
+                axes.axhline(accuracy, color=GREY, linewidth=width, zorder=1, label=named)
+        ks = sorted({int(k) for found in scores.values() for k in found["codes"]})
         axes.set_xscale("log")
         axes.set_xticks(ks)
         axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))

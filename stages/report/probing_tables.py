@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.evaluate.catalogue import PROBED
 from stages.report.cells import Cell, row, table
-from stages.report.evaluated_run import EvaluatedRun
+from stages.report.evaluated_run import EvaluatedRun, by_place
 from stages.report.numeral import numeral
 from stages.report.palette import colours
 
@@ -41,12 +41,23 @@ def _task(task: str, title: str, runs: Sequence[EvaluatedRun]) -> str:
     told = [(run, found["scores"]) for run, found in asked if found["reason"] is None]
     if not told:
         return f'<h3>{title}</h3><p class="note">{escape(question)} Not asked: {escape(first["reason"])}.</p>'
-    size = f"{first['examples']:,} examples of {len(first['classes'])} classes in {first['documents']:,} documents."
-    ks = sorted(map(int, told[0][1]["codes"]))
+    found = {run.name: tasks_of(run)[task] for run, _ in told}
+    places = by_place([run for run, _ in told])
+    tables = "".join(_table(place, members, found, colours(runs)) for place, members in places.items())
+    return f'<h3>{title}</h3><p class="note">{escape(question)}</p>{tables}'
+
+
+def _table(
+    place: str, runs: Sequence[EvaluatedRun], found: Mapping[str, Mapping[str, Any]], palette: Mapping[str, str]
+) -> str:
+    """The runs of one place, which were asked the same of the same documents."""
+    first = found[runs[0].name]
+    size = f"{first['examples']:,} examples of {len(first['classes'])} classes in {first['documents']:,} documents"
+    ks = sorted(map(int, first["scores"]["codes"]))
     head = ["Run", "L0", *(f"{k} a class" for k in ks), "All dimensions", "Most frequent"]
-    rows = [row(run.label, head[1:], _cells(run, scores, ks), colours(runs)[run.group]) for run, scores in told]
-    note = f'<p class="note">{escape(question)} {size}</p>'
-    return f'<h3>{title}</h3>{note}<div class="scroll">{table("contrast probes", head, rows)}</div>'
+    rows = [row(run.label, head[1:], _cells(run, found[run.name]["scores"], ks), palette[run.group]) for run in runs]
+    note = ": ".join(filter(None, (place.capitalize(), size)))
+    return f'<p class="note">{note}.</p><div class="scroll">{table("contrast probes", head, rows)}</div>'
 
 
 def _cells(run: EvaluatedRun, scores: Mapping[str, Any], ks: Sequence[int]) -> list[Cell]:

@@ -11,7 +11,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from stages.evaluate.temporal.consistency import SCALES
 from stages.report.drawing import DASHED, Picture, legend_below, panel, picture
-from stages.report.evaluated_run import EvaluatedRun, grouped
+from stages.report.evaluated_run import EvaluatedRun, by_place, grouped
 from stages.report.palette import GREY, SOFT, colours
 from stages.report.scatter import scatter
 
@@ -31,8 +31,10 @@ def autocorrelation(runs: Sequence[EvaluatedRun]) -> list[Picture]:
                 _plot(axes, run, "codes", color=colour, label="_" if i else group)
                 _plot(axes, run, "codes_inputs_permuted", color=colour, label="_", **DASHED)
         axes.plot([], [], color=SOFT, label="inputs permuted", **DASHED)
-        _plot(axes, measured[0], "activations", color=GREY, label="raw activations", linewidth=2.2, zorder=1)
-        _plot(axes, measured[0], "activations_permuted", color=GREY, label="raw, permuted", zorder=1, **DASHED)
+        for place, members in by_place(measured).items():
+            raw, permuted = (", ".join(filter(None, (label, place))) for label in ("raw activations", "raw, permuted"))
+            _plot(axes, members[0], "activations", color=GREY, label=raw, linewidth=2.2, zorder=1)
+            _plot(axes, members[0], "activations_permuted", color=GREY, label=permuted, zorder=1, **DASHED)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_locator(LogLocator(base=2))
         axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))

@@ -43,11 +43,16 @@ def verdict(comparison: Comparison) -> Verdict:
 def no_control(comparisons: Sequence[Comparison]) -> str:
     """What is not known of variants, and how it would be."""
     several = len(comparisons) > 1
-    name = "NAME" if several else comparisons[0].name
+    if several:
+        command = f"`pipeline train --variant NAME+{NO_TEMPORAL}` with the seeds, steps and store of NAME"
+    else:
+        seeds = "".join(f" --seed {seed}" for seed in comparisons[0].seeds)
+        steps = f" --steps {comparisons[0].steps:.0f}" if math.isfinite(comparisons[0].steps) else ""
+        command = f"`pipeline train --variant {comparisons[0].name}+{NO_TEMPORAL}{seeds}{steps}` on its store"
     return (
         f"What the temporal part{'s' if several else ''} of {listed([each.variant for each in comparisons])} bought is "
-        "not known: no control with the same seed, steps and store was evaluated. "
-        f"`pipeline train --variant {name}+{NO_TEMPORAL}` and then `pipeline evaluate` make it."
+        f"not known: no control with the same seed, steps and store was evaluated. {command} and then "
+        "`pipeline evaluate` of the folder that it names make it."
     )
 
 
@@ -68,7 +73,8 @@ def at_equal_sparsity(matched: Matched) -> str:
     }
     clauses = [f"{kind} {listed(members)}" for kind, members in kinds.items() if members]
     names = listed(list(dict.fromkeys(each.control for each, _ in matched.differences)))
-    return f"Against per-token SAEs at {at} ({names}), {matched.variant} is {'; '.join(clauses)}."
+    one = "; one seed" if max(d.n for d in differences) == 1 else ""
+    return f"Against per-token SAEs at {at} ({names}{one}), {matched.variant} is {'; '.join(clauses)}."
 
 
 def _measured(d: Difference) -> str:
@@ -78,7 +84,7 @@ def _measured(d: Difference) -> str:
 def _bought(main: Contrast, comparison: Comparison) -> str:
     """Scale by scale, sorted into bought, nothing and lost."""
     part = "temporal part" if comparison.bought else "token order in the training"
-    seeds = f", seed by seed (n = {len(main.pairs)})" if len(main.pairs) > 1 else ""
+    seeds = f", seed by seed (n = {len(main.pairs)})" if len(main.pairs) > 1 else " (one seed)"
     known = [main.differences[metric.name] for metric in TCS if math.isfinite(main.differences[metric.name].mean)]
     if not known:
         return (
@@ -198,6 +204,8 @@ def _caution(main: Contrast) -> str:
     smoother = main.differences[SMOOTHNESS.name].mean < 0
     in_null = [d for d in gained if d.mean - d.null_mean <= d.half_width]
     sentences = []
+    if len(main.pairs) == 1:
+        sentences.append("± is of the documents alone: another training may differ by more.")
     if abs(l0.mean) > OTHER_L0 * l0.control:
         sentences.append("The two are not equally sparse, which moves what was bought as well as what it cost.")
     denser = l0.mean > OTHER_L0 * l0.control or dead.mean > DEAD_SHARE * main.pairs[0][0].number("latents")

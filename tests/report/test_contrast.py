@@ -74,7 +74,7 @@ def test_of_two_controls_that_of_the_same_numbers_is_compared(tmp_path: Path) ->
 def test_as_many_digits_as_the_error_needs_to_be_seen(root: Path) -> None:
     found = of(root, "ce_loss_score")
     errors = {0.0: 4, math.nan: 4, 0.02: 4, 0.00031: 4, 0.00003: 5, 1e-17: 6}
-    assert {error: replace(found, error=error).digits for error in errors} == errors
+    assert {error: replace(found, of_documents=error).digits for error in errors} == errors
 
 
 def test_runs_of_equal_codes_differ_by_exactly_nothing(root: Path) -> None:
@@ -114,10 +114,31 @@ def test_a_tenth_of_the_documents_left_out_in_turn_has_nine_degrees_of_freedom(r
     assert found.half_width == pytest.approx(2.262157 * found.error, rel=1e-6)
 
 
-def test_over_seeds_it_is_the_spread_of_the_differences(root: Path) -> None:
+def test_over_seeds_the_error_of_the_documents_stays(tmp_path: Path) -> None:
+    """Two seeds of equal gains, and two whose gains are 0.010 and 0.014, all on the same documents."""
+    other = 0.0001 * np.random.default_rng(1).standard_normal(200)
+    for i, gains in enumerate(((0.010, 0.010), (0.010, 0.014))):
+        runs = {f"warmup/seed{seed}": {**VARIANT, "ce_loss_score": 0.94 - gain} for seed, gain in enumerate(gains)}
+        runs |= {f"warmup+no-temporal/seed{seed}": PLAIN for seed in (0, 1)}
+        results, logs = write_sample(tmp_path / str(i), runs)
+        for name, numbers in runs.items():
+            own = {"warmup/seed0": OWN, "warmup/seed1": other}.get(name, 0)
+            keep_replicates(results / name, {"ce_loss_score": numbers["ce_loss_score"] + SHARED + own})
+        [comparison] = comparisons(read_runs(results, logs))
+        assert comparison.bought is not None
+        found = comparison.bought.differences["ce_loss_score"]
+        of_documents, spread = np.std((OWN + other) / 2, ddof=1), np.std(gains, ddof=1)
+        assert (found.n, found.spread) == (2, pytest.approx(spread, abs=1e-12))
+        assert found.error == pytest.approx(math.hypot(spread / math.sqrt(2), of_documents))
+        half = math.hypot(12.706205 * spread / math.sqrt(2), 1.971957 * of_documents)
+        assert found.half_width == pytest.approx(half, rel=1e-6)
+
+
+def test_seeds_that_are_not_of_the_same_documents_have_the_mean_of_their_errors(root: Path) -> None:
+    keep_replicates(root / "results/warmup+no-temporal/seed0", {})
     first, second = sorted(read_runs(root / "results", root / "runs"), key=lambda run: "+" in run.variant)
-    found = difference([(first, second), (second, first)], BY_NAME["ce_loss_score"])
-    assert found.error == pytest.approx(np.std([-0.01, 0.01], ddof=1))
+    found = difference([(first, second)] * 3, BY_NAME["ce_loss_score"])
+    assert (found.spread, found.error) == (0, pytest.approx(math.hypot(0.0021, 0.0021)))
 
 
 def test_what_is_interpolated_is_paired_too(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_difference_and_its_error_are_those_of_the_two_runs(tmp_path: Path) ->
 def test_it_says_what_is_better_worse_and_equal(tmp_path: Path) -> None:
     text = says(tmp_path, {"warmup/seed0": VARIANT, "topk/seed0": PLAIN})
     assert text.startswith(
-        "Against per-token SAEs at its L0 of 60.0 (topk), warmup is better in TCS short (+0.036 ± 0.002)"
+        "Against per-token SAEs at its L0 of 60.0 (topk; one seed), warmup is better in TCS short (+0.036 ± 0.002)"
     )
     assert "worse in CE score (\u22120.010 ± 0.003)" in text
     assert "apart, with no known error, in explained variance (\u22120.030)" in text
@@ -157,7 +157,7 @@ def test_seeds_are_matched_one_by_one_and_the_interval_is_students(tmp_path: Pat
         runs[f"topk/seed{seed}"] = PLAIN
     (found,) = match(tmp_path, runs)
     (_, d) = next(pair for pair in found.differences if pair[1].metric.name == "explained_variance_centred")
-    assert (d.n, d.mean, d.error) == (3, pytest.approx(0.04), pytest.approx(0.01))
+    assert (d.n, d.mean, d.error) == (3, pytest.approx(0.04), pytest.approx(0.01 / math.sqrt(3)))
     assert d.half_width == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-6)
     assert d.clear
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.report.drawing import WIDE, legend_below, panel
 from stages.report.evaluated_run import read_curves, read_runs
 from stages.report.finding import finding
 from stages.report.palette import colours
@@ -115,6 +116,16 @@ def test_two_trainings_of_one_seed_are_no_two_seeds(tmp_path: Path) -> None:
     assert [run.group for run in runs] == ["baseline", *(name.replace("/", ", ") for name in names[:3])]
 
 
+def test_seeds_of_other_rows_are_no_seeds_of_one_variant(tmp_path: Path) -> None:
+    """Of three, the second was trained after its row had another weight, the third after it had another source."""
+    weights = ({"weight": 1.0}, {"weight": 0.1}, {"weight": 1.0})
+    rows = [{"objective": {"temporal": {"scales": [each]}}} for each in weights]
+    rows[2]["source"] = "said otherwise"
+    runs = read_runs(*write_sample(tmp_path, {f"warmup/seed{i}": {"row": row} for i, row in enumerate(rows)}))
+    assert runs[0].group == runs[2].group != runs[1].group
+    assert runs[0].group.startswith("warmup, row ")
+
+
 def test_as_many_groups_as_there_are_variants_have_colours_of_their_own(tmp_path: Path) -> None:
     runs = read_runs(*write_sample(tmp_path, {f"row{i:02}/seed0": {} for i in range(30)}))
     assert len(set(colours(runs).values())) == 30
@@ -128,6 +139,14 @@ def test_figures_of_many_runs_take_the_width_of_the_page(tmp_path: Path) -> None
     wide = set(re.findall('<figure id="([^"]+)" class="wide">', pages[1]))
     assert {"ce_loss_score_against_l0", "autocorrelation", "turnover", "probe_context"} < wide
     assert not any(name.startswith("loss") for name in wide)
+
+
+def test_many_names_do_not_make_a_high_figure_lower() -> None:
+    with panel("title", "x", "y", height=20) as (figure, axes):
+        for i in range(30):
+            axes.plot([], [], label=str(i))
+        legend_below(figure, axes, columns=2)
+    assert figure.get_figwidth() == WIDE[0] and figure.get_figheight() > 20
 
 
 def test_levels_are_shown_and_a_silent_one_is_called_collapsed(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def section(page: str, title: str) -> str:
 
 
 def test_a_verdict_at_equal_sparsity_stands_above_and_its_table_below(page: str) -> None:
-    sentence = "Against per-token SAEs at its L0 of 60.0 (topk), warmup is better in"
+    sentence = "Against per-token SAEs at its L0 of 60.0 (topk; one seed), warmup is better in"
     assert page.index(sentence) < page.index("What the temporal parts bought and cost")
     table = section(page, "At equal sparsity")
     assert sentence in table

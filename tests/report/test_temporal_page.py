@@ -37,7 +37,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_answers_the_question_first_then_shows_the_figure_then_the_runs(page: Path) -> None:
     text = page.read_text()
     parts = (
-        "Over warmup+no-temporal, the temporal part of warmup bought TCS",
+        "Over warmup+no-temporal (one seed), the temporal part of warmup bought TCS",
         "topk explains 85.0",
         "<h2>What the temporal parts bought and cost",
         "Variant minus control, with errors",
