@@ -103,7 +103,7 @@ def with_results(
     """
     from stages.evaluate.foreign import FOREIGN, foreign_name, is_foreign
 
-    suffix = _of_other_store(project, profile, folder) if folder is not None and any(map(is_foreign, paths)) else ""
+    suffix = of_other_store(project, profile, folder) if any(map(is_foreign, paths)) else ""
     found: dict[Path, Path] = {}
     for path in paths:
         if is_foreign(path):
@@ -122,9 +122,11 @@ def with_results(
     return [(path, out) for out, path in found.items()]
 
 
-def _of_other_store(project: Project, profile: Profile, folder: str) -> str:
+def of_other_store(project: Project, profile: Profile, folder: str | None) -> str:
     """What a path gains where its content is of another store than the profile's."""
     import store
 
+    if folder is None:
+        return ""
     opened = store.open(project.store_to_read(profile, folder))
     return "" if opened.path.resolve() == project.store(profile).resolve() else suffix_of(opened.root)

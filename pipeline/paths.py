@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.params import FILE, Profile
-from stages.evaluate.unlearned import RMU_FOLDER
+from stages.evaluate.unlearned import RMU
 from store.files import last_folders
 from store.problem import Problem
 from store.remote import is_url
@@ -97,9 +97,9 @@ class Project:
         """`report/<profile>`."""
         return self.root / "report" / profile.name
 
-    def rmu(self, profile: Profile) -> Path:
-        """`results/<profile>/rmu/unlearning`."""
-        return self.evaluations(profile) / RMU_FOLDER
+    def rmu(self, profile: Profile, suffix: str = "") -> Path:
+        """`results/<profile>/rmu`: a folder a layer."""
+        return self.evaluations(profile) / f"{RMU}{suffix}"
 
     def sweep(self, profile: Profile, name: str) -> Path:
         """`sweeps/<profile>/<name>`: the cells of a sweep and its table."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import console
-from pipeline.evaluate import compare_all, with_results
+from pipeline.evaluate import compare_all, of_other_store, with_results
 from pipeline.params import read_params, with_model
 from pipeline.paths import Project
 
@@ -29,7 +29,7 @@ def run(
     project = Project.here()
     profile = with_model(read_params(project.root).named(name), model)
     pairs = with_results(project, profile, runs, folder)
-    beside = project.rmu(profile) if rmu else None
+    beside = project.rmu(profile, of_other_store(project, profile, folder)) if rmu else None
     with console.progress() as progress:
         material = read_material(Files(forget, retain, tuple(questions)), profile.corpus, profile.unlearn)
         results = unlearn(

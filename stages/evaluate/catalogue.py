@@ -206,14 +206,12 @@ def of_probe(task: str, k: int) -> Definition:
     return Definition(f"probe_{task}_k{k}", f"{PROBED[task]} from {k} latent{'s' if k > 1 else ''}", "1", 1, text)
 
 
-def of_unlearning(window: int, unlearned: Unlearned) -> Definition:
-    """The score of an unlearning with latents that stay clamped for so many tokens."""
+def of_unlearning(window: int, unlearned: Unlearned, plain: str | None) -> Definition:
+    """The score of an unlearning with latents that stay clamped for so many tokens. Of all tasks but the `plain` one
+    the name has digits, so that scores of one name can be compared."""
     trailing = window > 1
-    name = [
-        UNLEARNED.name,
-        *([unlearned.digits] if unlearned.digits else []),
-        *([f"window{window}"] if trailing else []),
-    ]
+    digits = [] if unlearned.task == plain else [unlearned.task[:8]]
+    name = [UNLEARNED.name, *digits, *([f"window{window}"] if trailing else [])]
     text = [UNLEARNED.text, *([f"A latent stays clamped for {window} tokens after it fired."] if trailing else [])]
     return replace(
         UNLEARNED,

@@ -12,6 +12,7 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -24,7 +25,7 @@ from stages.evaluate.replicates import Replicates, replicates_of
 from stages.evaluate.results import Result, read_results
 from stages.evaluate.standard_error import half_width
 from stages.evaluate.temporal.run import GAIN, gain
-from stages.evaluate.unlearned import RMU, RMU_FOLDER, Unlearned, read_unlearned
+from stages.evaluate.unlearned import RMU, Unlearned, read_rmu, task_of_the_profile
 from store.files import readable_json, write_atomically
 from store.progress import SILENT, Progress
 
@@ -93,8 +94,10 @@ def compare(results: Path, progress: Progress = SILENT) -> pd.DataFrame:
     Raises:
         Problem: an evaluation cannot be read.
     """
-    found = [entry for result in read_results(results, progress) for entry in entries_of(result)]
-    found += _rmu(read_unlearned(results / RMU_FOLDER, None, progress))
+    evaluated, rmu = read_results(results, progress), read_rmu(results, progress)
+    plain = task_of_the_profile(chain(*(result.unlearned for result in evaluated), *rmu.values()))
+    found = [entry for result in evaluated for entry in entries_of(result, plain)]
+    found += [entry for run, of in rmu.items() for entry in _scores(Source(RMU, None, run), of, plain)]
     entries = [asdict(entry) for entry in found]
     table = _frame(entries)
     parquet = io.BytesIO()
@@ -117,8 +120,9 @@ class Source(NamedTuple):
     run: str
 
 
-def entries_of(result: Result) -> Iterator[Entry]:
-    """The rows of one evaluation, in the order of the catalogue; none for a metric that has no number."""
+def entries_of(result: Result, plain: str | None) -> Iterator[Entry]:
+    """The rows of one evaluation, in the order of the catalogue; none for a metric that has no number. `plain` is the
+    task whose unlearning scores have no digits in their names."""
     source = Source(result.variant, result.seed, result.name)
     levels = [each for i in range(len(levels_of(result.summary))) for each in of_level(i)]
     measures, replicates = (result.temporal or {}).get("measures", {}), replicates_of(result)
@@ -135,7 +139,7 @@ def entries_of(result: Result) -> Iterator[Entry]:
             interval = _interval(value, error, replicates.get(definition.name))
             yield _entry(source, definition, value, error, interval, beside)
     yield from _probes(source, result)
-    yield from _scores(source, result.unlearned)
+    yield from _scores(source, result.unlearned, plain)
 
 
 def gain_of(measures: Mapping[str, Any], definition: Definition) -> float | None:
@@ -159,17 +163,11 @@ def _probes(source: Source, result: Result) -> Iterator[Entry]:
             yield _entry(source, of_probe(task, int(k)), score["accuracy"], error, interval, beside)
 
 
-def _scores(source: Source, unlearned: Sequence[Unlearned]) -> Iterator[Entry]:
+def _scores(source: Source, unlearned: Sequence[Unlearned], plain: str | None) -> Iterator[Entry]:
     """The rows of unlearnings. A score is the best of a sweep and has no error of its own."""
     for each in unlearned:
         for window, score in each.scores.items():
-            yield _entry(source, of_unlearning(window, each), score, None, (None, None), {})
-
-
-def _rmu(unlearned: Sequence[Unlearned]) -> list[Entry]:
-    """The rows of RMU."""
-    source = Source(RMU, None, RMU_FOLDER.as_posix())
-    return list(_scores(source, unlearned))
+            yield _entry(source, of_unlearning(window, each, plain), score, None, (None, None), {})
 
 
 def _interval(value: float, error: float | None, replicates: Replicates | None) -> tuple[float | None, float | None]:

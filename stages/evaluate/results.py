@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
-from stages.evaluate.unlearned import FILES, RMU_FOLDER, Unlearned, read_unlearned
+from stages.evaluate.unlearned import FILES, RMU_FOLDERS, Unlearned, read_unlearned
 from stages.evaluate.versions import CORE, PROBING, SUMMARY, TEMPORAL, fingerprint
 from stages.sae.architecture import PartsRow
 from store.problem import Problem
@@ -128,7 +128,7 @@ def read_results(folder: Path, progress: Progress = SILENT) -> list[Result]:
             found.append(_read(path.parent, path.parent.relative_to(folder), progress))
         except Outdated as outdated:
             progress.note(f"left out: {outdated.where}: {outdated.what} {outdated.do}")
-    for alone in sorted({path.parent for path in folder.rglob(FILES)} - {folder / RMU_FOLDER}):
+    for alone in sorted({path.parent for path in folder.rglob(FILES)} - set(folder.glob(RMU_FOLDERS))):
         if not (alone / CORE).exists():
             progress.note(f"left out: {alone}: unlearned, but not evaluated; `pipeline evaluate` does that")
     return found

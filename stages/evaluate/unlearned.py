@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ FILES = "unlearning*.json"
 """The files of all; those of other material have digits after their stem."""
 RMU = "rmu"
 """What the baseline without an SAE is called."""
-RMU_FOLDER = Path(RMU, "unlearning")
-"""Where it lies below the results of a profile."""
+RMU_FOLDERS = f"{RMU}*/*"
+"""Where it lies below the results of a profile: a folder a layer, `rmu/layer11`, with digits on another store."""
 SUBJECT = ("run", RMU)
 """Of what decides an unlearning, that which it was done with."""
 KEPT, SPENT = (0.99, 0.97, 0.95), (0.01, 0.03, 0.1)
@@ -77,15 +77,12 @@ class Unlearned:
     """Digest of the material, the model and what was asked: unlearnings of one task can be compared."""
     material: Mapping[str, Any]
     """Sizes of texts and sets of questions."""
+    config: Mapping[str, Any]
+    """What was asked, a `UnlearnConfig`."""
     scores: Mapping[int, float]
     """SAEBench's score by window."""
     sweep: Sweep
     """Everything that was tried."""
-
-    @property
-    def digits(self) -> str:
-        """Stand in names for a material that is not the profile's own; of that, nothing does."""
-        return "" if self.own else self.task[:8]
 
     @classmethod
     def read(cls, path: Path) -> Unlearned:
@@ -104,6 +101,7 @@ class Unlearned:
                 path.name == UNLEARNING,
                 digest({key: value for key, value in decided.items() if key not in SUBJECT}),
                 found["material"],
+                decided["config"],
                 {int(window): score for window, score in found["scores_by_window"].items()},
                 Sweep(found["baseline"], found["sweep"]),
             )
@@ -133,6 +131,19 @@ def read_unlearned(folder: Path, run: str | None, progress: Progress = SILENT) -
         else:
             progress.note(f"left out: {path}: its SAE is not the one that was evaluated; unlearn with this one")
     return found
+
+
+def read_rmu(results: Path, progress: Progress = SILENT) -> dict[str, list[Unlearned]]:
+    """Every unlearning by RMU, by its folder below the results of a profile."""
+    folders = sorted(folder for folder in results.glob(RMU_FOLDERS) if folder.is_dir())
+    return {folder.relative_to(results).as_posix(): read_unlearned(folder, None, progress) for folder in folders}
+
+
+def task_of_the_profile(unlearned: Iterable[Unlearned]) -> str | None:
+    """The task of all unlearnings on the profile's own material; None where its settings or texts were others for
+    some."""
+    tasks = {each.task for each in unlearned if each.own}
+    return tasks.pop() if len(tasks) == 1 else None
 
 
 def _window(setting: Setting) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.evaluate.unlearned import RMU_FOLDER, read_unlearned
+from stages.evaluate.unlearned import read_rmu
 from stages.report.contrast import comparisons
 from stages.report.evaluated_run import read_runs
 from stages.report.figures import pictures
@@ -31,7 +31,7 @@ def report(results: Path, runs: Path, out: Path, progress: Progress = SILENT) ->
     """
     found = read_runs(results, runs, progress)
     compared = comparisons(found)
-    unlearned = comparable(found, read_unlearned(results / RMU_FOLDER, None, progress))
+    unlearned = comparable(found, read_rmu(results, progress))
     drawn = pictures(found, compared, unlearned)
     made = {picture.name: picture.png for members in drawn.values() for picture in members}
     before = (out / PAGE).read_text(encoding="utf-8", errors="replace") if (out / PAGE).is_file() else ""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from stages.evaluate.unlearned import RMU, Sweep, Unlearned
 from stages.report.evaluated_run import EvaluatedRun
@@ -34,18 +34,26 @@ class Comparable(NamedTuple):
     """The questions on what is to be forgotten."""
     counts: tuple[int, int, int, int]
     """Known ones and all of these, known ones and all of the others."""
+    config: Mapping[str, Any]
+    """What was asked."""
     lines: list[Line]
     """In the order of the runs, RMU last."""
 
 
-def comparable(runs: Sequence[EvaluatedRun], rmu: Sequence[Unlearned]) -> list[Comparable]:
+def comparable(runs: Sequence[EvaluatedRun], rmu: Mapping[str, Sequence[Unlearned]]) -> list[Comparable]:
     """All unlearnings, grouped by task: what was to be forgotten, by which model, and what was tried."""
     found = [(run.label, colours(runs)[run.group], each) for run in runs for each in run.unlearned]
-    found += [(RMU.upper(), INK, each) for each in rmu]
+    layers = {each.ids[1] for of in rmu.values() for each in of}
+    found += [(_rmu_label(each, len(layers) > 1), INK, each) for of in rmu.values() for each in of]
     grouped: dict[str, list[tuple[str, str, Unlearned]]] = {}
     for subject in sorted(found, key=lambda subject: not subject[-1].own):
         grouped.setdefault(subject[-1].task, []).append(subject)
     return [_comparable(task, subjects) for task, subjects in grouped.items()]
+
+
+def _rmu_label(unlearned: Unlearned, named: bool) -> str:
+    """`RMU`, with its layer where there are several."""
+    return f"{RMU.upper()}, {unlearned.ids[1]}" if named else RMU.upper()
 
 
 def _comparable(task: str, subjects: Sequence[tuple[str, str, Unlearned]]) -> Comparable:
@@ -58,4 +66,4 @@ def _comparable(task: str, subjects: Sequence[tuple[str, str, Unlearned]]) -> Co
         for label, colour, unlearned in subjects
         for window, score in unlearned.scores.items()
     ]
-    return Comparable(task[:8], material["forget_set"], counts, lines)
+    return Comparable(task[:8], material["forget_set"], counts, subjects[0][-1].config, lines)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 from stages.evaluate.unlearned import KEPT, SPENT, Setting
 from stages.report.cells import Cell, row, table
-from stages.report.numeral import MISSING, numeral, signed
+from stages.report.numeral import MISSING, listed, numeral, signed
 from stages.report.unlearning import Comparable, Line
 
 HEAD = (
@@ -29,11 +30,23 @@ def _table(group: Comparable) -> str:
     known, asked, known_others, asked_others = group.counts
     note = (
         f"Untouched, the language model knows {known:,} of {asked:,} questions on it and {known_others:,} of "
-        f"{asked_others:,} others."
+        f"{asked_others:,} others ({group.config['scoring']}). {_tried(group.config)}"
     )
     rows = [row(line.label, HEAD[1:], _cells(line), line.colour) for line in group.lines]
     body = f'<div class="scroll">{table("contrast probes", HEAD, rows)}</div>'
     return f'<h3>To be forgotten: {escape(group.forget_set)}</h3><p class="note">{note}</p>{body}'
+
+
+def _tried(config: Mapping[str, Any]) -> str:
+    """The settings of the sweep."""
+    few, latents, strengths, windows = (
+        listed([f"{value:g}" for value in config[name]])
+        for name in ("retain_thresholds", "n_latents", "multipliers", "windows")
+    )
+    return (
+        f"Tried were {latents} latents that fire on less than {few} of other text, clamped to minus {strengths} for "
+        f"{windows} tokens."
+    )
 
 
 def _cells(line: Line) -> list[Cell]:

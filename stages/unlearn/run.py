@@ -66,7 +66,7 @@ def unlearn(
     Args:
         runs: pairs of what holds the SAE, as `evaluate` takes it, and the folder that receives `unlearning.json`.
         store: the activation store that the SAEs belong to.
-        rmu_out: the folder for RMU at the layer of the first run; None leaves it out.
+        rmu_out: RMU at the layer of the first run goes into the folder `layer<L>` of this one; None leaves it out.
         by_digits: name results `unlearning-<digits>.json`, the digits those of their fingerprints, so that those of
             one material do not take the place of another's.
 
@@ -89,7 +89,7 @@ def unlearn(
         (out, {**decided, "run": subject.identity}, subject) for subject, out in subjects
     ]
     if rmu_out is not None:
-        jobs.append((rmu_out, {**decided, RMU: asdict(RMUConfig(layer))}, None))
+        jobs.append((rmu_out / f"layer{layer}", {**decided, RMU: asdict(RMUConfig(layer))}, None))
     paths = [out / (digits_name(digest(own)) if by_digits else UNLEARNING) for out, own, _ in jobs]
     found = [_finished(path, digest(own)) for path, (_, own, _) in zip(paths, jobs, strict=True)]
     did = ["finished before" if document else "unlearned" for document in found]

@@ -145,7 +145,7 @@ def test_scores_of_unlearning_have_rows_and_rmu_has_no_others(
     write_unlearning(results / "topk/seed0/unlearning.json", DIGEST)
     write_unlearning(results / "topk/seed0/unlearning-12345678.json", DIGEST, "another")
     write_unlearning(results / "topk/seed1/unlearning.json", "an SAE of before")
-    write_unlearning(results / "rmu/unlearning/unlearning.json", None)
+    write_unlearning(results / "rmu/layer11/unlearning.json", None)
     write_unlearning(results / "alone/seed0/unlearning.json", DIGEST)
     found = compare(results, LineProgress())
     scores = found[found.metric.str.startswith("unlearning")].set_index(["run", "metric"])
@@ -155,13 +155,26 @@ def test_scores_of_unlearning_have_rows_and_rmu_has_no_others(
         ("topk/seed0", "unlearning_score_window8"): 0.0,
         ("topk/seed0", other): pytest.approx(0.1),
         ("topk/seed0", f"{other}_window8"): 0.0,
-        ("rmu/unlearning", "unlearning_score"): pytest.approx(0.2),
+        ("rmu/layer11", "unlearning_score"): pytest.approx(0.2),
     }
     assert len(found[found.variant == "rmu"]) == 1
     assert scores.low.isna().all() and scores.definition.str.contains("To be forgotten: Cells & <life>.").all()
     said = capsys.readouterr().err
     assert "seed1/unlearning.json: its SAE is not the one that was evaluated" in said
     assert "alone/seed0: unlearned, but not evaluated" in said and said.count("left out") == 2
+
+
+def test_scores_of_two_tasks_of_the_profile_have_two_names(tmp_path: Path) -> None:
+    """As where a setting of the sweep changed between them."""
+    results, _ = write_sample(tmp_path, {"topk/seed0": {}, "topk/seed1": {}})
+    write_unlearning(results / "topk/seed0/unlearning.json", DIGEST)
+    write_unlearning(results / "topk/seed1/unlearning.json", DIGEST, "another")
+    write_unlearning(results / "rmu/layer11/unlearning.json", None)
+    write_unlearning(results / "rmu-12345678/layer5/unlearning.json", None, "of another store")
+    found = compare(results)
+    scores = found[found.metric.str.match(r"unlearning_score_[0-9a-f]{8}$")].set_index("run").metric
+    assert set(scores.index) == {"topk/seed0", "topk/seed1", "rmu/layer11", "rmu-12345678/layer5"}
+    assert scores["topk/seed0"] == scores["rmu/layer11"] and scores.nunique() == 3
 
 
 def test_an_unlearning_of_an_older_version_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,6 +80,16 @@ def test_a_file_of_gemma_scope(scene: Scene, tmp_path: Path) -> None:
     assert f"blocks.{LAYER}.hook_resid_post" in facts["assumed"] and facts["hook_name"] is None
 
 
+def test_in_the_hub_s_cache_a_file_has_the_name_of_its_folders(tmp_path: Path) -> None:
+    blob = tmp_path / "blobs" / ("a" * 64)
+    link = tmp_path / "snapshots" / "0" / "layer_20" / "width_16k" / "average_l0_71" / "params.npz"
+    for path in (blob, link):
+        path.parent.mkdir(parents=True)
+    blob.touch()
+    link.symlink_to(blob)
+    assert foreign_name(link) == "layer_20-width_16k-average_l0_71"
+
+
 @pytest.mark.parametrize(
     ("folder", "word"),
     [

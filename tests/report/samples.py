@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stages.evaluate.versions import CORE, fingerprint
+from stages.unlearn.config import UnlearnConfig
 from tests.report.sample_measures import DECIDED, DIGEST, flat, flat_probes, make_probing, make_temporal
 
 
@@ -142,7 +144,11 @@ def write_unlearning(path: Path, run: str | None, material: str = "topics") -> N
             "retain_loss_se": 0.1,
         }
     found = {
-        "decided": {"material": material, **({"rmu": {"steps": 80}} if run is None else {"run": run})},
+        "decided": {
+            "material": material,
+            "config": asdict(UnlearnConfig(windows=(1, 8))),
+            **({"rmu": {"steps": 80}} if run is None else {"run": run}),
+        },
         "material": {
             "forget_set": "Cells & <life>",
             "questions": {"Cells & <life>": {"known": 27, "questions": 40}, "Arts": {"known": 294, "questions": 440}},

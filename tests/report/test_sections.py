@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from matplotlib.axes import Axes
 
-from stages.evaluate.unlearned import RMU_FOLDER, read_unlearned
+from stages.evaluate.unlearned import read_rmu
 from stages.report.contrast import comparisons
 from stages.report.evaluated_run import read_runs
 from stages.report.page import make_page
@@ -33,7 +33,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 def page_of(results: Path, runs: Path) -> str:
     found = read_runs(results, runs)
-    unlearned = comparable(found, read_unlearned(results / RMU_FOLDER, None))
+    unlearned = comparable(found, read_rmu(results))
     text = make_page(found, comparisons(found), unlearned, {section: [] for section in FIGURES})
     parser = References()
     parser.feed(text)
@@ -174,23 +174,34 @@ def test_what_was_forgotten_stands_beside_its_price_and_rmu(tmp_path: Path) -> N
     write_unlearning(results / "topk/seed0/unlearning.json", DIGEST)
     write_unlearning(results / "wide/seed0/unlearning.json", DIGEST)
     write_unlearning(results / "wide/seed0/unlearning-12345678.json", DIGEST, "another")
-    write_unlearning(results / "rmu/unlearning/unlearning.json", None)
+    write_unlearning(results / "rmu/layer11/unlearning.json", None)
     forgets = section(page_of(results, runs), "What the language model forgets")
     assert "knows 27 of 40 questions on it and 294 of 440 others" in forgets
     own, other = forgets.split("To be forgotten: Cells &amp; &lt;life&gt;")[1:]
     assert own.count("topk") == own.count("wide") == 2 and own.count("RMU") == 1
     assert other.count("wide") == 2 and "topk" not in other and "RMU" not in other
+    assert (
+        own.count("Tried were 10 and 20 latents that fire on less than 0.001 and 0.01 of other text, clamped to") == 1
+    )
     per_token, trailing = (own.split("</tr>")[i] for i in (1, 2))
     for number in ("1 token", ">0.100<", ">0.900<small>± 0.060<", ">0.500<", "+0.020", "+0.400"):
         assert number in per_token
     assert trailing.count("no setting") == 2 and "8 tokens" in trailing and "+0.100" in trailing
 
 
+def test_rmu_of_two_layers_is_named_by_them(tmp_path: Path) -> None:
+    results, runs = write_sample(tmp_path, {"topk/seed0": {}})
+    for layer in (5, 11):
+        write_unlearning(results / f"rmu/layer{layer}/unlearning.json", None)
+    forgets = section(page_of(results, runs), "What the language model forgets")
+    assert "RMU, layer5" in forgets and "RMU, layer11" in forgets
+
+
 def test_every_setting_of_an_unlearning_is_a_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results, runs = write_sample(tmp_path, {"topk/seed0": {}})
     write_unlearning(results / "topk/seed0/unlearning.json", DIGEST)
-    write_unlearning(results / "rmu/unlearning/unlearning.json", None)
-    found = comparable(read_runs(results, runs), read_unlearned(results / RMU_FOLDER, None))
+    write_unlearning(results / "rmu/layer11/unlearning.json", None)
+    found = comparable(read_runs(results, runs), read_rmu(results))
     drawn: list[tuple[str, list[float]]] = []
 
     def noting(axes: Axes, line: Line, x: list[float], y: list[float]) -> None:
@@ -201,3 +212,27 @@ def test_every_setting_of_an_unlearning_is_a_point(tmp_path: Path, monkeypatch: 
     assert [picture.name.rpartition("_")[2] for picture in pictures] == ["answers", "losses"]
     assert drawn[0] == ("topk", [0.995, 0.96, 0.9, 0.5]) and drawn[2] == ("RMU", [1.0, 0.8])
     assert drawn[3][1] == pytest.approx([0.005, 0.02, 0.02, 0.4]) and len(drawn) == 6
+
+
+def test_runs_of_two_layers_have_references_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"topk/seed0{last}" for last in ("", "-L5")]
+    results, runs = write_sample(tmp_path, {name: {"autocorrelation": 0.2} for name in names})
+    path = results / names[1] / "core.json"
+    core = json.loads(path.read_text())
+    core["eval_result_unstructured"]["training"]["layer"] = 5
+    path.write_text(json.dumps(core))
+    found = read_runs(results, runs)
+    labels: list[str] = []
+    plain = Axes.axhline
+
+    def noting(axes: Axes, y: float, **look: Any) -> Any:
+        labels.append(look.get("label", ""))
+        return plain(axes, y, **look)
+
+    monkeypatch.setattr(Axes, "axhline", noting)
+    probes(found)
+    assert {label for label in labels if "dimensions" in label} == {
+        f"all dimensions of the activations, layer {layer} of store 01234567" for layer in (None, 5)
+    }
+    page = page_of(results, runs)
+    assert section(page, "What few latents tell").count("Layer 5 of store 01234567: 243 examples") == 3

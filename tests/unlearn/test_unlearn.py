@@ -273,7 +273,7 @@ def test_the_command(trained: TinyProject, tmp_path: Path) -> None:
         assert 0 < row["forget_loss_se"] < row["forget_loss"] and 0 < row["retain_loss_se"] < row["retain_loss"]
     assert all(0 < each["known"] < each["questions"] for each in counts.values())
     assert set(found["scores_by_window"]) == {"1", "4"}
-    assert set(result(trained, "rmu/unlearning")["eval_result_unstructured"]["scores_by_window"]) == {"1"}
+    assert set(result(trained, "rmu/layer1")["eval_result_unstructured"]["scores_by_window"]) == {"1"}
     status, out, err = trained(*options)
     assert "finished before" in out and "comparison.parquet, .csv and .json: 1 runs, 1 rows" in out
     assert "topk/seed0: unlearned, but not evaluated" in err
