@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.rows import computed_alike
+from bench.shift import Shift, cell, shift
 from stages.report.metric import METRICS
 
 NULLS = {"_inputs_permuted": "inputs permuted", "_codes_permuted": "codes permuted"}
@@ -26,19 +27,19 @@ def numbers(rows: Sequence[Row], variant: str, metric: str) -> dict[int, float]:
     return {seed: value for seed, value in of.items() if value is not None}
 
 
-def differences(rows: Sequence[Row], variant: str, control: str, metric: str) -> list[float]:
+def differences(rows: Sequence[Row], variant: str, control: str, metric: str) -> list[Shift]:
     """Variant minus control, seed by seed, where both were computed alike."""
     ours, theirs = (
         {row["seed"]: row for row in rows if row["variant"] == name} for name in (variant, f"{variant}+{control}")
     )
     pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
-    found = [[each["summary"].get(metric) for each in pair] for pair in pairs if computed_alike(*pair)]
-    return [one - other for one, other in found if one is not None and other is not None]
+    known = [pair for pair in pairs if all(each["summary"].get(metric) is not None for each in pair)]
+    return [shift(pair, [1, -1], metric) for pair in known if computed_alike(*pair)]
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Each variant's metrics with their nulls, then the paired differences to its controls. Rows that a guard ended
-    have no metrics: they are named first."""
+    """Each variant's metrics with their nulls and standard deviations over seeds, then the paired differences to its
+    controls with their intervals. Rows that a guard ended have no metrics: they are named first."""
     ended = [f"{row['variant']}, seed {row['seed']}: {row['ended'].splitlines()[0]}" for row in rows if "ended" in row]
     rows = [row for row in rows if "ended" not in row]
     variants = list(dict.fromkeys(row["variant"] for row in rows))
@@ -57,8 +58,8 @@ def table(rows: Sequence[Row]) -> str:
             if f"{variant}+{control}" in variants:
                 lines += ["", f"{variant} minus {variant}+{control}, paired by seed:", ""]
                 lines += ["| metric | difference | n |", "|---|---|---|"]
-                for metric, label in ((metric.name, metric.title) for metric in METRICS):
-                    found = differences(rows, variant, control, metric)
+                for metric in METRICS:
+                    found = differences(rows, variant, control, metric.name)
                     if found:
-                        lines.append(f"| {label} | {spread(found)} | {len(found)} |")
+                        lines.append(f"| {metric.title} | {cell(found, metric.digits)} | {len(found)} |")
     return "\n".join(lines)

@@ -6,25 +6,24 @@
 Each stands beside its own control, which has the same numbers and seed but no temporal terms and no part that needs
 order. Where the two differ in L0 (events), the control's numbers are moved to the variant's L0 along a curve of three
 sparsities of a per-token row with the same sparsifier, linear in log L0 between them. The curve is of one seed, as only
-its slope counts. The second table does the same for what the T-SAE paper claims, at equal L0 of the high level alone.
+its slope counts. Intervals are over seeds and over documents. The second table does the same for what the T-SAE paper
+claims, at equal L0 of the high level alone.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from bench.rows import Job, command, computed_alike
+from bench.shift import Shift, cell, shift
 from stages.evaluate.levels import levels_of
-from stages.evaluate.standard_error import half_width
 from stages.report.metric import METRICS
-from stages.report.numeral import digits_for
 
 SEEDS = (0, 1, 2)
 CURVE_SEED = 0
@@ -72,14 +71,15 @@ FAMILIES = (
 )
 
 
-def along_curve(curve: Sequence[Summary], metric: str, l0: float, axis: str) -> float:
-    """A metric of the curve where its L0, named by `axis`, is `l0`; NaN outside of it."""
-    points = sorted((math.log(summary[axis]), summary[metric]) for summary in curve)
-    x, y = zip(*points, strict=True)
-    return float(np.interp(math.log(l0), x, y, left=math.nan, right=math.nan))
+def shares_along(curve: Sequence[float], l0: float) -> Float[np.ndarray, " curve"]:
+    """How much each point of a curve, given by its L0, has in a number of it at `l0`; NaN outside of it."""
+    x = np.log(curve)
+    order = np.argsort(x)
+    points = np.eye(len(curve))[:, order]
+    return np.array([np.interp(math.log(l0), x[order], point, left=math.nan, right=math.nan) for point in points])
 
 
-def difference(variant: str, family: Family, seed: int, metric: str, axis: str = "l0") -> float | str:
+def difference(variant: str, family: Family, seed: int, metric: str, axis: str = "l0") -> Shift | str:
     """Variant minus control at the variant's L0, or why there is none.
 
     That in L0 itself is before it was made equal.
@@ -90,34 +90,18 @@ def difference(variant: str, family: Family, seed: int, metric: str, axis: str =
         return ENDED
     if not all("summary" in row and computed_alike(rows[0], row) for row in rows):
         return NOT_RUN
-    own, control, *curve = [row["summary"] for row in rows]
-    if any(summary.get(name) is None for summary in (own, control, *curve) for name in (metric, axis)):
+    summaries: list[Summary] = [row["summary"] for row in rows]
+    if any(summary.get(name) is None for summary in summaries for name in (metric, axis)):
         return NOT_RUN
-    if not all(summary[axis] > 0 for summary in (own, control, *curve)):
+    if not all(summary[axis] > 0 for summary in summaries):
         return SILENT
-    if axis == HIGH_LEVEL_L0 and any(levels_of(summary)[0].collapsed for summary in (own, control)):
+    if axis == HIGH_LEVEL_L0 and any(levels_of(summary)[0].collapsed for summary in summaries[:2]):
         return SILENT
-    plain = float(own[metric] - control[metric])
-    if metric == axis:
-        return plain
-    at_own, at_control = (along_curve(curve, metric, summary[axis], axis) for summary in (own, control))
-    return plain - (at_own - at_control) if math.isfinite(at_own - at_control) else OUTSIDE
-
-
-def cell(differences: Sequence[float | str], digits: int) -> str:
-    """Mean and 95 % interval over seeds, by Student's t; marked where the interval excludes 0. Seeds without a
-    difference are counted by the reason."""
-    known = [value for value in differences if not isinstance(value, str)]
-    reasons = Counter(value for value in differences if isinstance(value, str))
-    missing = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-    if len(known) < 2:
-        return missing
-    mean, error = statistics.mean(known), statistics.stdev(known)
-    half = half_width(error, len(known))
-    digits = digits_for(half, digits)
-    text = f"{mean:+.{digits}f} ± {half:.{digits}f}"
-    text = f"**{text}**" if abs(mean) > half else text
-    return f"{text} ({missing})" if missing else text
+    own, control, *curve = (summary[axis] for summary in summaries)
+    moved = np.zeros(len(curve)) if metric == axis else shares_along(curve, own) - shares_along(curve, control)
+    if not np.isfinite(moved).all():
+        return OUTSIDE
+    return shift(rows, [1, -1, *-moved], metric)
 
 
 def table() -> str:

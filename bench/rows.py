@@ -29,7 +29,8 @@ from pipeline.paths import Project, suffix_of
 from pipeline.train import layers_of
 from stages.evaluate.run import evaluate
 from stages.evaluate.task import TOGETHER
-from stages.evaluate.versions import TEMPORAL, VERSIONS
+from stages.evaluate.versions import CORE, TEMPORAL, VERSIONS
+from stages.report.metric import METRICS
 from stages.sae.table import find_variant, load_variants
 from stages.sae.variant import Variant
 from stages.train.config import TrainConfig, make_config
@@ -45,6 +46,8 @@ from store.problem import Problem
 ROOT = Path(__file__).parents[1]
 ROWS = RESULTS / "rows"
 STEPS = 8000
+REPLICATED = {metric.name for metric in METRICS} | {"level0_smoothness"}
+"""Numbers of which replicates are kept, so that differences have an error over documents."""
 
 
 @dataclass(frozen=True)
@@ -225,10 +228,11 @@ def facts_of(row: Trained) -> dict[str, Any]:
 
 
 def measured(run: Run, results: Path) -> dict[str, Any]:
-    """What the training and the temporal part of its evaluation left behind."""
+    """What the training and its evaluation left behind, beside the summary."""
     training = json.loads((run.folder / TRAINING).read_text())
     rates = json.loads(run.folder.with_name(f"{run.folder.name}.run.json").read_text())
-    temporal = json.loads((results / TEMPORAL).read_text())
+    core, temporal = (json.loads((results / file).read_text()) for file in (CORE, TEMPORAL))
+    replicates = core["eval_result_unstructured"]["replicates"] | temporal["replicates"]
     return {
         "plan": training["plan"],
         "seconds": round(rates["seconds"]) if rates["steps"] == training["steps_done"] else None,
@@ -237,6 +241,7 @@ def measured(run: Run, results: Path) -> dict[str, Any]:
         "lags": {name: scale["used"] for name, scale in temporal["scales"].items()},
         "pairs": temporal["pairs"],
         "autocorrelation": {name: of["autocorrelation"] for name, of in temporal["measures"].items()},
+        "replicates": {name: values for name, values in replicates.items() if name in REPLICATED},
     }
 
 

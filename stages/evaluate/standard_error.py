@@ -40,3 +40,14 @@ def half_width(error: float, n: int = 1, degrees: float = math.inf) -> float:
     """
     upper = (1 + CONFIDENCE) / 2
     return float(stdtrit(n - 1 if n > 1 else degrees, upper)) * error / math.sqrt(max(n, 1))
+
+
+def half_width_of_both(spread: float, n: int, of_documents: float, degrees: float) -> float:
+    """The same around the mean of n seeds that were evaluated on the same documents.
+
+    `spread` is the standard deviation among the seeds, which has nothing of what the documents do to all of them;
+    `of_documents` is the standard error of the mean over documents, NaN where it is unknown, with `degrees`. Each is
+    taken by its own Student's t, as squares that add.
+    """
+    over_documents = half_width(of_documents, degrees=degrees)
+    return math.hypot(half_width(spread, n), np.nan_to_num(over_documents)) if n > 1 else over_documents

@@ -12,7 +12,7 @@ import numpy as np
 
 from stages.evaluate.replicates import Replicates
 from stages.evaluate.results import Setting
-from stages.evaluate.standard_error import half_width, standard_error
+from stages.evaluate.standard_error import half_width_of_both, standard_error
 from stages.report.evaluated_run import EvaluatedRun, grouped
 from stages.report.metric import METRICS, Metric
 from stages.report.numeral import digits_for
@@ -80,11 +80,8 @@ class Difference:
 
     @property
     def half_width(self) -> float:
-        """Half of the 95 % interval around the difference, by Student's t, each error with its own degrees."""
-        of_documents = half_width(self.of_documents, degrees=self.degrees)
-        if self.n == 1:
-            return of_documents
-        return math.hypot(half_width(self.spread, self.n), np.nan_to_num(of_documents))
+        """Half of the 95 % interval around the difference."""
+        return half_width_of_both(self.spread, self.n, self.of_documents, self.degrees)
 
     @property
     def digits(self) -> int:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench.matched import (
@@ -17,12 +18,12 @@ from bench.matched import (
     OUTSIDE,
     SILENT,
     Family,
-    along_curve,
-    cell,
     difference,
+    shares_along,
     table,
 )
 from bench.rows import Job
+from bench.shift import Shift, cell
 from stages.report.metric import METRICS
 
 FAMILY = Family(("own",), "plain", (0.02, 0.08))
@@ -45,14 +46,15 @@ def five() -> Rows:
 
 def found(rows: Rows, monkeypatch: pytest.MonkeyPatch, metric: str = "ev", axis: str = "l0") -> float | str:
     monkeypatch.setattr(Job, "read", lambda job: rows.get((job.variant, job.seed, job.sparsity), {}))
-    return difference("own", FAMILY, 0, metric, axis)
+    shift = difference("own", FAMILY, 0, metric, axis)
+    return shift if isinstance(shift, str) else shift.value
 
 
 def test_along_a_curve_metrics_are_linear_in_the_logarithm_of_l0() -> None:
-    curve = [{"l0": l0, "ev": ev} for l0, ev in ((64, 0.6), (256, 0.8), (16, 0.2))]
-    at = {l0: along_curve(curve, "ev", l0, "l0") for l0 in (16, 32, 64, 128, 181.0193359837562, 256)}
+    curve, scores = (64, 256, 16), np.array([0.6, 0.8, 0.2])
+    at = {l0: shares_along(curve, l0) @ scores for l0 in (16, 32, 64, 128, 181.0193359837562, 256)}
     assert list(at.values()) == pytest.approx([0.2, 0.4, 0.6, 0.7, 0.75, 0.8])
-    assert math.isnan(along_curve(curve, "ev", 15.9, "l0")) and math.isnan(along_curve(curve, "ev", 257, "l0"))
+    assert np.isnan(shares_along(curve, 15.9)).all() and np.isnan(shares_along(curve, 257)).all()
 
 
 def test_the_control_is_moved_along_the_curve_to_the_l0_of_the_variant(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +123,43 @@ def test_outside_the_curve_there_is_no_difference(key: Key, l0: float, monkeypat
     ],
 )
 def test_a_cell_is_the_mean_over_seeds_and_its_interval(differences: list[float | str], digits: int, text: str) -> None:
-    assert cell(differences, digits) == text
+    shifts = [each if isinstance(each, str) else Shift(each, np.empty(0), math.nan) for each in differences]
+    assert cell(shifts, digits) == text
+
+
+def test_a_cell_has_what_the_documents_do_to_all_seeds() -> None:
+    """Replicates whose mean over seeds has the standard deviation 1, or an error of 1 each, beside a spread of 0.1."""
+    draws = np.random.default_rng(0).standard_normal(200)
+    draws = (draws - draws.mean()) / draws.std(ddof=1)
+    opposite = np.tile([1.0, -1.0], 100)
+    values = (9.9, 10.0, 10.1)
+    over_seeds = 4.302653 * 0.1 / math.sqrt(3)
+    paired = [Shift(value, draws + sign * opposite, 5.0) for value, sign in zip(values, (1, -1, 0), strict=True)]
+    assert cell(paired, 3) == f"**+10.000 ± {math.hypot(over_seeds, 1.971957):.3f}**"
+    alone = [Shift(value, np.empty(0), 1.0) for value in values]
+    assert cell(alone, 3) == f"**+10.000 ± {math.hypot(over_seeds, 1.959964):.3f}**"
+
+
+def test_replicates_are_moved_along_the_curve_as_the_number_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = five()
+    draws = np.random.default_rng(0).standard_normal((5, 200))
+    for each, own in zip(rows.values(), draws, strict=True):
+        each["replicates"] = {"ev": (each["summary"]["ev"] + own).tolist()}
+    monkeypatch.setattr(Job, "read", lambda job: rows.get((job.variant, job.seed, job.sparsity), {}))
+    shift = difference("own", FAMILY, 0, "ev")
+    assert isinstance(shift, Shift)
+    half_way = draws[2] - (draws[2] + draws[4]) / 2  # the points at 64 and at 16
+    assert shift.replicates == pytest.approx(shift.value + draws[0] - draws[1] - half_way)
+
+
+def test_without_replicates_rows_are_as_if_independent(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = five()
+    for each, error in zip(rows.values(), (0.3, 0.4, 0.2, 9.0, 0.2), strict=True):
+        each["summary"]["ev_se"] = error
+    monkeypatch.setattr(Job, "read", lambda job: rows.get((job.variant, job.seed, job.sparsity), {}))
+    shift = difference("own", FAMILY, 0, "ev")
+    assert isinstance(shift, Shift) and not len(shift.replicates)
+    assert shift.error == pytest.approx(math.sqrt(0.3**2 + 0.4**2 + 0.1**2 + 0.1**2))
 
 
 def test_a_family_needs_pairs_of_every_seed_and_one_curve() -> None:
@@ -134,7 +172,8 @@ def test_other_seeds_use_the_same_curve(monkeypatch: pytest.MonkeyPatch) -> None
     rows = five()
     rows |= {(name, 1, None): rows[name, 0, None] for name in ("own", "own+no-temporal")}
     monkeypatch.setattr(Job, "read", lambda job: rows.get((job.variant, job.seed, job.sparsity), {}))
-    assert difference("own", FAMILY, 1, "ev") == pytest.approx(0.9 - (0.5 + (0.6 - 0.4)))
+    shift = difference("own", FAMILY, 1, "ev")
+    assert isinstance(shift, Shift) and shift.value == pytest.approx(0.9 - (0.5 + (0.6 - 0.4)))
 
 
 def test_without_any_row_the_table_says_so_in_every_cell(monkeypatch: pytest.MonkeyPatch) -> None:
