@@ -45,15 +45,30 @@ def _block(runs: Sequence[EvaluatedRun]) -> str:
         },
         "Harvest plan": store["plan"],
         **{f"Training of {run.label}": _training(run) for run in runs},
-        "Evaluation": {
-            "batches": f"{_batches(runs[0], 'reconstruction')} through the language model, "
-            f"{_batches(runs[0], 'sparsity_variance')} others for variance and sparsity, "
-            f"of {runs[0].core['eval_config']['batch_size_prompts']} rows",
-            "kept tokens": f"{facts['tokens']['reconstruction']:,} and {facts['tokens']['sparsity_variance']:,}",
-            "definitions": runs[0].core["sae_bench_commit_hash"],
-        },
+        **_evaluations(runs),
     }
     return "".join(_facts(title, content) for title, content in sections.items())
+
+
+def _evaluations(runs: Sequence[EvaluatedRun]) -> dict[str, Mapping[str, Any]]:
+    """What evaluations read, which names its runs where they read different things."""
+    found: list[tuple[dict[str, Any], list[str]]] = []
+    for run in runs:
+        tokens = run.facts["tokens"]
+        facts = {
+            "batches": f"{_batches(run, 'reconstruction')} through the language model, "
+            f"{_batches(run, 'sparsity_variance')} others for variance and sparsity, "
+            f"of {run.core['eval_config']['batch_size_prompts']} rows",
+            "kept tokens": f"{tokens['reconstruction']:,} and {tokens['sparsity_variance']:,}",
+            "definitions": run.core["sae_bench_commit_hash"],
+        }
+        labels = next((labels for known, labels in found if known == facts), None)
+        if labels is None:
+            found.append((facts, [run.label]))
+        else:
+            labels.append(run.label)
+    named = len(found) > 1
+    return {f"Evaluation of {', '.join(labels)}" if named else "Evaluation": facts for facts, labels in found}
 
 
 def _training(run: EvaluatedRun) -> dict[str, Any]:

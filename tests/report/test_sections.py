@@ -236,3 +236,14 @@ def test_runs_of_two_layers_have_references_of_their_own(tmp_path: Path, monkeyp
     }
     page = page_of(results, runs)
     assert section(page, "What few latents tell").count("Layer 5 of store 01234567: 243 examples") == 3
+
+
+def test_evaluations_of_other_batches_are_told_apart(tmp_path: Path) -> None:
+    results, runs = write_sample(tmp_path, {f"{name}/seed0": {} for name in "abc"})
+    assert "<h3>Evaluation</h3>" in page_of(results, runs)
+    path = results / "c/seed0/core.json"
+    core = json.loads(path.read_text())
+    core["eval_config"]["batch_size_prompts"] = 8
+    path.write_text(json.dumps(core))
+    page = page_of(results, runs)
+    assert "<h3>Evaluation of a, b</h3>" in page and "of 8 rows" in page.partition("<h3>Evaluation of c</h3>")[2]
