@@ -294,5 +294,5 @@ def main() -> None:
         sys.exit(refused.exit_status)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            print("stopped; nothing is lost: the same command goes on where it stopped", file=sys.stderr)
+            print("stopped; the same command goes on from what was last saved", file=sys.stderr)
         raise

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import console
+from pipeline.outdated import note_if_outdated
 from pipeline.params import Profile, read_params, with_model
 from pipeline.paths import Project, suffix_of
 from stages.language_model.config import CorpusConfig
@@ -22,14 +23,17 @@ def run(name: str | None, runs: Sequence[Path], folder: str | None, model: str |
 
     Then compare all that have been evaluated, now or before.
     """
+    import store
     from stages.evaluate.run import evaluate
 
     project, profile, asked = _asked(name, model)
     pairs = with_results(project, profile, runs or asked, folder)
+    place = project.store_to_read(profile, folder)
     with console.progress() as progress:
+        note_if_outdated(store.open(place), profile, project, progress)
         results = evaluate(
             pairs,
-            project.store_to_read(profile, folder),
+            place,
             profile.model,
             profile.evaluate,
             progress=progress,
@@ -94,31 +98,22 @@ def _print(project: Project, pairs: Sequence[tuple[Path, Path]], results: Sequen
 def with_results(
     project: Project, profile: Profile, paths: Sequence[Path], folder: str | None = None
 ) -> list[tuple[Path, Path]]:
-    """Each path once, with the folder of its results: `results/<profile>/<variant>/seed<k>` of a run,
-    `results/<profile>/<name>/foreign` of another SAE, with digits behind it where `folder` names another store than the
-    profile's.
-
-    Raises:
-        Problem: two SAEs of elsewhere go by one name, so that one would take the other's results.
+    """Each SAE once, with the folder of its results: `results/<profile>/<variant>/seed<k>` of a run of this project,
+    `results/<profile>/<name>-<digits>` of another, with the last folders of its path and digits of what it is, so that
+    SAEs of one name do not take each other's place. Below it `foreign` of an SAE that was not trained here, with digits
+    where `folder` names another store than the profile's.
     """
-    from stages.evaluate.foreign import FOREIGN, foreign_name, is_foreign
+    from stages.evaluate.foreign import FOREIGN, content_of, foreign_name, is_foreign
 
-    suffix = of_other_store(project, profile, folder) if any(map(is_foreign, paths)) else ""
     found: dict[Path, Path] = {}
+    suffix = of_other_store(project, profile, folder) if any(map(is_foreign, paths)) else ""
     for path in paths:
-        if is_foreign(path):
-            out = project.evaluations(profile) / foreign_name(path) / (FOREIGN + suffix)
-        else:
+        if project.has_run(profile, path) and not is_foreign(path):
             out = project.results(profile, path)
-        if (other := found.setdefault(out, path)).resolve() != path.resolve():
-            raise Problem(
-                "Two SAEs go by one name.",
-                where=project.show(out),
-                expected="folders whose last names differ",
-                found=f"{other} and {path}",
-                do="rename one of these folders",
-                usage=True,
-            )
+        else:
+            name = foreign_name(path) + suffix_of(content_of(path))
+            out = project.evaluations(profile) / name / (FOREIGN + suffix if is_foreign(path) else "")
+        found.setdefault(out, path)
     return [(path, out) for out, path in found.items()]
 
 

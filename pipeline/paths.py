@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pipeline.params import FILE, Profile
 from stages.evaluate.unlearned import RMU
-from store.files import last_folders
 from store.problem import Problem
 from store.remote import is_url
 
@@ -63,7 +62,8 @@ class Project:
                 usage=True,
             )
         if not (place / "manifest.json").exists():
-            to_there = f" --store {self.show(place)}" if named else ""
+            empty = not place.exists() or not any(place.iterdir())
+            to_there = f" --store {self.show(place)}" if named and empty else ""
             others = [] if named else [f"name one that is there: --store {self.show(s)}" for s in self.stores(profile)]
             raise Problem(
                 "There is no activation store here.",
@@ -83,11 +83,13 @@ class Project:
         return self.root / "results" / profile.name
 
     def results(self, profile: Profile, run: Path) -> Path:
-        """`results/<profile>/<variant>/seed<k>` of a run, by the last folders of its path where it lies elsewhere."""
+        """`results/<profile>/<variant>/seed<k>` of a run of this project."""
         runs = (self.root / "runs" / profile.name).resolve()
-        place = run.resolve()
-        inside = place.relative_to(runs) if place.is_relative_to(runs) else Path(last_folders(place))
-        return self.evaluations(profile) / inside
+        return self.evaluations(profile) / run.resolve().relative_to(runs)
+
+    def has_run(self, profile: Profile, path: Path) -> bool:
+        """Whether a path lies among the runs of this project."""
+        return path.resolve().is_relative_to((self.root / "runs" / profile.name).resolve())
 
     def metrics(self, profile: Profile) -> Path:
         """`results/<profile>.json`: the numbers of all runs that params.yaml asks for, in one file."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import console
 from pipeline.experiments import Experiments
+from pipeline.outdated import note_if_outdated
 from pipeline.params import Profile, read_params, with_model
 from pipeline.paths import Project
 from pipeline.train import layers_of
@@ -120,6 +121,7 @@ class _Asked:
 
         opened = self.jobs[0].run.store
         progress.note(f"store: {self.project.show(self.place)} ({self.profile.name}, root {opened.root[:8]})")
+        note_if_outdated(opened, self.profile, self.project, progress)
         record = self._recorder(progress)
         opened.check(progress)
         found: dict[str, Outcome] = {}

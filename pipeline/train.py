@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import console
+from pipeline.outdated import note_if_outdated
 from pipeline.params import FILE, Profile, read_params
 from pipeline.paths import Project, suffix_of
 from store.problem import Problem
@@ -57,6 +58,7 @@ def run(
     model = opened.model_name or "of no named model"
     with console.progress() as progress:
         progress.note(f"store: {project.show(place)} ({model}, root {opened.root[:8]})")
+        note_if_outdated(opened, profile, project, progress)
         if dry:
             _print_plans(runs, project)
             return

@@ -245,7 +245,7 @@ def no_store(folder: Path) -> Problem:
         "This folder is in the way: it is no activation store.",
         where=folder.absolute(),
         expected=f"a store with its {NAME}, an empty folder, or nothing",
-        do="move it away, or choose another folder with --store",
+        do="move it away, or choose another folder",
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.evaluate.subject import Subject, as_sparse, base_name, named, read_object
-from stages.evaluate.trained_run import TrainedRun
+from stages.evaluate.trained_run import SAE_FILES, TRAINING, TrainedRun
 from stages.sae.architecture import SparsifierRow
 from stages.sae.build import Blueprint
 from stages.sae.files import CONFIG, WEIGHTS
@@ -62,6 +62,15 @@ def foreign_name(path: Path) -> str:
     """What to call it: the last three folders of its path, as `layer_20-width_16k-average_l0_71` of Gemma Scope. A
     file's own link is not followed: in the hub's cache it leads to where there are no names."""
     return last_folders((path.parent if path.suffix == ".npz" else path).resolve())
+
+
+def content_of(path: Path) -> str:
+    """Digest of the files that say what an SAE is, those that are there: of one, or of a run."""
+    if path.suffix == ".npz":
+        files = [path]
+    else:
+        files = [path / name for name in ((CONFIG, WEIGHTS) if is_foreign(path) else (TRAINING, *SAE_FILES))]
+    return digest([file_sha256(file) for file in files if file.is_file()])
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,8 @@ def evaluate(
         lm_config: the language model that made the store.
 
     Raises:
-        Problem: an unfinished run, a run of another store, a store without heldout documents, a language
-            model other than the store's.
+        Problem: an unfinished or damaged run, a run of another store, a damaged store or one without heldout
+            documents, a language model other than the store's.
     """
     opened = open_store(store)
     config = config or EvaluateConfig()
@@ -63,6 +63,7 @@ def evaluate(
     batches = Batches.divide(opened.rows("heldout"), config)
     waiting = [task for task in tasks if task.missing]
     if waiting:
+        opened.check(progress)
         keep_freed_memory()
         lm = load_language_model(lm_config, progress)
         check_model(opened, lm.name, lm.identity)

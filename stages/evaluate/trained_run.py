@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from stages.evaluate.subject import Subject, as_sparse, read_object
 from stages.sae.build import Blueprint
+from stages.sae.files import CONFIG, WEIGHTS
 from stages.sae.loading import load
 from stages.sae.model import SAE
 from stages.sae.variant import Variant
@@ -18,6 +19,7 @@ from store.files import digest, file_sha256
 from store.problem import Problem
 
 PLAN, TRAINING, SAE_FOLDER = "plan.json", "training.json", "sae"
+SAE_FILES = tuple(f"{SAE_FOLDER}/{name}" for name in (CONFIG, WEIGHTS))
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class TrainedRun(Subject):
 
     @classmethod
     def read(cls, folder: Path) -> TrainedRun:
-        """Read a run's facts; a Problem where the training is missing or did not finish."""
+        """Read a run's facts; a Problem where the training is missing or did not finish, or its SAE is not the one that
+        it wrote."""
         if not (folder / PLAN).is_file() and not (folder / TRAINING).is_file():
             raise Problem(
                 "This is no run.",
@@ -42,7 +45,7 @@ class TrainedRun(Subject):
                 found="no such folder" if not folder.exists() else f"neither {PLAN} nor {TRAINING} in it",
                 do="train it first, or check the path",
             )
-        paths = [folder / TRAINING, folder / SAE_FOLDER / "cfg.json"]
+        paths = [folder / TRAINING, folder / SAE_FOLDER / CONFIG]
         missing = [path.name for path in paths if not path.is_file()]
         if missing:
             raise Problem(
@@ -54,6 +57,7 @@ class TrainedRun(Subject):
             )
         unreadable = "A file of this run cannot be read."
         facts, config = (read_object(path, unreadable, do="train it again") for path in paths)
+        _check_files(folder, facts.get("files"))
         return cls(folder, facts, config)
 
     @property
@@ -66,8 +70,7 @@ class TrainedRun(Subject):
 
     @property
     def identity(self) -> str:
-        weights = self.folder / SAE_FOLDER / "sae_weights.safetensors"
-        return digest([self.facts, self.sae_config, file_sha256(weights)])
+        return digest([self.facts, self.sae_config, file_sha256(self.folder / SAE_FOLDER / WEIGHTS)])
 
     def check_store(self, store: ActivationStore) -> None:
         if self.facts["store_root"] != store.root:
@@ -102,3 +105,17 @@ class TrainedRun(Subject):
 
     def load(self) -> SAE:
         return load(self.folder / SAE_FOLDER)
+
+
+def _check_files(folder: Path, written: Any) -> None:
+    """A Problem where the SAE in a run's folder is not the one that its training wrote, by the sha256 of its files."""
+    recorded = written if isinstance(written, dict) else {}
+    for name in SAE_FILES:
+        if (found := file_sha256(folder / name)) != recorded.get(name):
+            raise Problem(
+                "The SAE of this run is damaged, or not the one that its training wrote.",
+                where=folder / name,
+                expected=f"sha256 {recorded.get(name)}, by {TRAINING}",
+                found=found,
+                do="train it again, or copy it again from where it is whole",
+            )

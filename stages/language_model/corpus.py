@@ -110,7 +110,7 @@ def _local_files(root: Path) -> list[Path]:
             where=root,
             expected=f"a text file or a folder of them ({', '.join(SUFFIXES)}), or package:NAME",
             found="nothing",
-            do="mend corpus.source in params.yaml",
+            do="check the path, that of --text or corpus.source in params.yaml",
         )
     files = (
         [root]

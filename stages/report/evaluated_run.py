@@ -14,7 +14,7 @@ import numpy as np
 
 from stages.evaluate.replicates import Replicates, replicates_of
 from stages.evaluate.results import Result, read_results
-from stages.evaluate.trained_run import TRAINING
+from stages.evaluate.trained_run import PLAN, TRAINING
 from store.files import digest
 from store.problem import Problem
 from store.progress import SILENT, Progress
@@ -101,15 +101,21 @@ def read_runs(results: Path, runs: Path, progress: Progress = SILENT) -> list[Ev
 
 def _curves(result: Result, run: Path, progress: Progress) -> dict[str, Curve]:
     """The log of a run, if it is of the training that was evaluated."""
-    try:
-        logged = json.loads((run / TRAINING).read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        logged = None  # not finished, or moved: the log is all there is
+    logged = _fingerprint(run / TRAINING) or _fingerprint(run / PLAN)  # neither where the log alone was moved
     evaluated = result.facts["training"].get("fingerprint")
     if None not in (logged, evaluated) and logged != evaluated:
         progress.note(f"{result.name} was trained again since it was evaluated: its curves are left out")
         return {}
     return read_curves(run / "metrics" / "plots" / "metrics")
+
+
+def _fingerprint(path: Path) -> str | None:
+    """Of the training that wrote a file; None where that cannot be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(found)
 
 
 def _groups(results: Sequence[Result]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from stages.evaluate.catalogue import CATALOGUE
@@ -23,20 +23,28 @@ PLACES = {
 
 def patterns(runs: Sequence[EvaluatedRun]) -> list[Picture]:
     """Both figures; none where patterns were not measured."""
-    return [_lifetimes(runs), _turnover(runs)] if has_patterns(runs) else []
+    return [*_lifetimes(runs), _turnover(runs)] if has_patterns(runs) else []
 
 
-def _lifetimes(runs: Sequence[EvaluatedRun]) -> Picture:
+def _lifetimes(runs: Sequence[EvaluatedRun]) -> list[Picture]:
+    """One figure; none where no latent fires often enough for a lifetime."""
+    lines = [(deciles, look) for found, look in _lines(runs) if (deciles := _deciles(found))]
+    if not lines:
+        return []
     title = "Lifetime against chance, by density"
     with panel(title, "share of tokens at which latents are active", "1: as independent firings") as (figure, axes):
-        for found, look in _lines(runs):
-            deciles = [each for each in found["patterns"]["lifetime"]["deciles"] if each["ratio"] is not None]
+        for deciles, look in lines:
             axes.plot([each["density"] for each in deciles], [each["ratio"] for each in deciles], **look)
         axes.plot([], [], color=SOFT, label="inputs permuted", **DASHED)
         axes.axhline(1, color=GREY, linewidth=0.8, zorder=0)
         axes.set_xscale("log")
         legend_below(figure, axes, columns=2)
-    return picture("lifetimes", f"{title}: medians of ten groups of latents, one line a run", figure)
+    return [picture("lifetimes", f"{title}: medians of ten groups of latents, one line a run", figure)]
+
+
+def _deciles(measure: Mapping[str, Any]) -> list[Mapping[str, float]]:
+    """The groups of latents that have a lifetime."""
+    return [each for each in measure["patterns"]["lifetime"]["deciles"] if each["ratio"] is not None]
 
 
 def _turnover(runs: Sequence[EvaluatedRun]) -> Picture:

@@ -17,8 +17,8 @@ from store.problem import Problem
 
 NOT_NUMBERS = ("name", "source", "reading", "reported", "control")
 """Fields of a variant that say what it is; no axis replaces them."""
-SIZES = "train"
-"""Under this key, the sizes of the profile."""
+SIZES, STEPS = "train", "steps"
+"""Under this key, the sizes of the profile; and that one of them which no axis replaces."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,14 @@ def with_numbers(row: Variant, sizes: TrainSizes, numbers: Mapping[str, Any]) ->
     """A variant and sizes with the numbers at some dotted paths replaced, as strictly checked as their tables are."""
     values = asdict(row)
     fixed = {key: values.pop(key) for key in NOT_NUMBERS}
-    tree: Any = {**values, SIZES: asdict(sizes)}
+    tree: Any = {**values, SIZES: {key: value for key, value in asdict(sizes).items() if key != STEPS}}
     for path, value in numbers.items():
         tree = _replaced(tree, path.split("."), value, f"{row.name}, {path}")
     own = tree.pop(SIZES)
     try:
-        return TypeAdapter(Variant).validate_python({**fixed, **tree}), TypeAdapter(TrainSizes).validate_python(own)
+        return TypeAdapter(Variant).validate_python({**fixed, **tree}), TypeAdapter(TrainSizes).validate_python(
+            {**own, STEPS: sizes.steps}
+        )
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,7 +47,7 @@ class UnlearnConfig:
                 )
         for name in ("retain_thresholds", "n_latents", "multipliers", "windows"):
             values = getattr(self, name)
-            if not values or min(values) <= 0 or len(set(values)) < len(values):
+            if not values or not all(0 < value < math.inf for value in values) or len(set(values)) < len(values):
                 expected = "different numbers above 0"
                 raise Problem(f"unlearn.{name} is not a sweep.", expected=expected, found=values, usage=True)
         if self.seed < 0:

@@ -51,7 +51,7 @@ def test_an_sae_that_was_not_trained_here(harvested: TinyProject, tmp_path: Path
     assert harvested("train", "--variant", "topk")[0] == 0
     shared = shutil.copytree(harvested.root / "runs/tiny/topk/seed0/sae", tmp_path / "from" / "elsewhere")
     status, out, err = harvested("evaluate", str(shared))
-    assert status == 0 and f"results/tiny/{tmp_path.name}-from-elsewhere/foreign: evaluated" in out, err
+    assert status == 0 and f"results/tiny/{tmp_path.name}-from-elsewhere-" in out and "/foreign: evaluated" in out, err
     status, _, err = harvested("report")
     assert status == 0, err
     page = (harvested.root / "report/tiny/index.html").read_text()
@@ -59,14 +59,11 @@ def test_an_sae_that_was_not_trained_here(harvested: TinyProject, tmp_path: Path
     copy = shutil.copytree(harvested.root / "data/stores/tiny-L1", tmp_path / "copy")
     assert harvested("harvest", "--tokens", "900")[0] == 0
     (other,) = (harvested.root / "data/stores").glob("tiny-L1-????????")
-    for named, place in (
-        (copy, f"foreign-{store.open(copy).root[:8]}"),
-        (other, f"foreign-{store.open(other).root[:8]}"),
-    ):
+    for named in (copy, other):
         status, out, err = harvested("evaluate", str(shared), "--store", str(named))
-        assert status == 0 and f"elsewhere/{place}: evaluated" in out, err
+        assert status == 0 and f"/foreign-{store.open(named).root[:8]}: evaluated" in out, err
     status, out, err = harvested("evaluate", str(shared), "--store", "data/stores/tiny-L1")
-    assert status == 0 and "elsewhere/foreign: finished before" in out, err
+    assert status == 0 and "/foreign: finished before" in out, err
 
 
 def test_results_of_elsewhere_have_folders_of_their_own(harvested: TinyProject, tmp_path: Path) -> None:
@@ -82,11 +79,32 @@ def test_results_of_elsewhere_have_folders_of_their_own(harvested: TinyProject, 
     for name in ("topk", "baseline"):
         shutil.copytree(tmp_path / "disk/tiny" / name / "seed0", tmp_path / name / "seed0")
     status, out, err = harvested("evaluate", str(tmp_path / "topk/seed0"), str(tmp_path / "baseline/seed0"))
-    assert status == 0 and f"results/tiny/{tmp_path.name}-topk-seed0: evaluated" in out, err
+    assert status == 0 and f"results/tiny/{tmp_path.name}-topk-seed0-" in out and out.count(": evaluated") == 2, err
     shutil.copytree(tmp_path / "topk/seed0", tmp_path / "x" / tmp_path.name / "topk/seed0")
     again = tmp_path / "x" / tmp_path.name / "topk/seed0"
-    status, _, err = harvested("evaluate", str(tmp_path / "topk/seed0"), str(again))
-    assert status == 2 and "Two SAEs go by one name" in err and str(again) in err
+    status, out, err = harvested("evaluate", str(again))  # a copy of the same
+    assert status == 0 and "finished before" in out, err
+    shutil.rmtree(again)
+    shutil.copytree(tmp_path / "baseline/seed0", again)
+    status, out, err = harvested("evaluate", str(again))
+    assert status == 0 and ": evaluated" in out, err
+    assert len(list((harvested.root / "results/tiny").glob(f"{tmp_path.name}-topk-seed0-*/core.json"))) == 2
+
+
+def test_what_is_damaged_is_not_evaluated(harvested: TinyProject) -> None:
+    assert harvested("train")[0] == 0
+    shard = next((harvested.root / "data/stores/tiny-L1").glob("activations.zarr/layers/1/resid_post/c/0/0/0"))
+    weights = harvested.root / "runs/tiny/topk/seed0/sae/sae_weights.safetensors"
+    messages = {shard: "A file of this store is damaged", weights: "The SAE of this run is damaged"}
+    for path, message in messages.items():
+        whole = path.read_bytes()
+        damaged = bytearray(whole)
+        damaged[len(whole) // 2] ^= 1
+        path.write_bytes(damaged)
+        status, _, err = harvested("evaluate")
+        assert status == 1 and message in err and not list(harvested.root.glob("results/tiny/**/core.json"))
+        path.write_bytes(whole)
+    assert harvested("evaluate")[0] == 0
 
 
 def test_what_an_older_version_left_does_not_stop_the_others(harvested: TinyProject) -> None:
@@ -115,6 +133,28 @@ def test_curves_of_another_training_than_the_evaluated_one_are_left_out(harveste
     path.write_text(json.dumps({**json.loads(path.read_text()), "fingerprint": "of a later one"}))
     status, _, err = harvested("report")
     assert status == 0 and "topk/seed0 was trained again since it was evaluated" in err and "baseline" not in err
+
+
+def test_curves_of_a_later_training_that_has_not_ended_are_left_out(harvested: TinyProject) -> None:
+    assert harvested("train")[0] == harvested("evaluate")[0] == 0
+    run = harvested.root / "runs/tiny/topk/seed0"
+    (run / "training.json").unlink()
+    assert "trained again" not in harvested("report")[2]
+    plan = json.loads((run / "plan.json").read_text())
+    (run / "plan.json").write_text(json.dumps({**plan, "fingerprint": "of a later one"}))
+    status, _, err = harvested("report")
+    assert status == 0 and "topk/seed0 was trained again since it was evaluated" in err and "baseline" not in err
+
+
+def test_a_store_that_params_yaml_does_not_describe_any_more_is_named(harvested: TinyProject) -> None:
+    made = harvested.params["profiles"]["tiny"]["harvest"].get("heldout", 0.1)
+    said = f"data/stores/tiny-L1 was made with heldout {made} instead of 0.25"
+    assert said not in harvested("train", "--variant", "topk")[2]
+    harvested.params["profiles"]["tiny"]["harvest"]["heldout"] = 0.25
+    harvested.save()
+    for command in (["train", "--variant", "topk"], ["evaluate", "runs/tiny/topk/seed0"]):
+        status, _, err = harvested(*command)
+        assert status == 0 and said in err
 
 
 def test_profiles_and_variants_as_tables_and_json(project: TinyProject) -> None:
@@ -327,6 +367,6 @@ def test_ctrl_c_says_how_to_go_on(project: TinyProject) -> None:
     with project.patch.context() as patch:
         patch.setattr(store.StoreWriter, "write_shard", interrupted)
         status, _, err = project("harvest")
-    assert status == 130 and "goes on where it stopped" in err and "Traceback" not in err
+    assert status == 130 and "goes on from what was last saved" in err and "Traceback" not in err
     status, out, _ = project("harvest")
     assert status == 0 and "resumed and finished" in out

@@ -188,7 +188,7 @@ def test_ctrl_c_says_how_to_go_on(swept: TinyProject) -> None:
 
     swept.patch.setattr(Member, "_step", interrupted)
     status, _, err = swept("sweep", "grid")
-    assert status == 130 and "goes on where it stopped" in err and "Traceback" not in err
+    assert status == 130 and "goes on from what was last saved" in err and "Traceback" not in err
 
 
 def test_a_dry_run_prints_the_cells_and_writes_nothing(swept: TinyProject) -> None:

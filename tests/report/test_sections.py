@@ -247,3 +247,14 @@ def test_evaluations_of_other_batches_are_told_apart(tmp_path: Path) -> None:
     path.write_text(json.dumps(core))
     page = page_of(results, runs)
     assert "<h3>Evaluation of a, b</h3>" in page and "of 8 rows" in page.partition("<h3>Evaluation of c</h3>")[2]
+
+
+def test_where_no_latent_has_a_lifetime_there_is_no_figure_of_them(tmp_path: Path) -> None:
+    results, runs = write_sample(tmp_path, {"topk/seed0": {"autocorrelation": 0.2}})
+    path = results / "topk/seed0/temporal.json"
+    temporal = json.loads(path.read_text())
+    for measure in temporal["measures"].values():
+        if measure["patterns"]["lifetime"]:
+            measure["patterns"]["lifetime"]["deciles"] = []
+    path.write_text(json.dumps(temporal))
+    assert [picture.name for picture in patterns(read_runs(results, runs))] == ["turnover"]

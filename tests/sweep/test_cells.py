@@ -164,6 +164,7 @@ def test_a_table_that_is_none(tmp_path: Path) -> None:
         ("objective.contrast.weight", [5], "no 'weight'.*it is None"),
         ("name", ["other"], "no 'name'.*one of sparsifier"),
         ("train.colour", ["red"], "no 'colour'.*one of d_sae, k"),
+        ("train.steps", [5000], "no 'steps' that a sweep could replace"),
         (f"{WINDOW}.weight", ["heavy"], f"cannot have this value for '{WINDOW}.weight'.*number.*'heavy'"),
         (f"{WINDOW}.weight", [-1], "greater than or equal to 0"),
         (f"{WINDOW}.lags", {"long": [9, 2]}, "smallest lag comes first"),

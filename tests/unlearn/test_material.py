@@ -242,6 +242,8 @@ def test_material_that_is_missing_is_named(tmp_path: Path, files: tuple, topic: 
         {"rows": 0},
         {"multipliers": ()},
         {"multipliers": (10.0, 10.0)},
+        {"multipliers": (float("inf"),)},
+        {"retain_thresholds": (float("nan"),)},
         {"n_latents": (-1,)},
         {"windows": (8,)},
         {"seed": -1},
