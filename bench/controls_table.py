@@ -58,8 +58,8 @@ def table(rows: Sequence[Row]) -> str:
             if f"{variant}+{control}" in variants:
                 lines += ["", f"{variant} minus {variant}+{control}, paired by seed:", ""]
                 lines += ["| metric | difference | n |", "|---|---|---|"]
-                for metric in METRICS:
-                    found = differences(rows, variant, control, metric.name)
+                for each in METRICS:
+                    found = differences(rows, variant, control, each.name)
                     if found:
-                        lines.append(f"| {metric.title} | {cell(found, metric.digits)} | {len(found)} |")
+                        lines.append(f"| {each.title} | {cell(found, each.digits)} | {len(found)} |")
     return "\n".join(lines)

@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from bench.matched import FAMILIES, along_curve
+from bench.matched import FAMILIES, shares_along
 from bench.rows import ROOT, Job, command, computed_alike, read_rows
 from stages.evaluate.levels import levels_of
 from stages.report.metric import FSM, TCS
@@ -60,7 +60,8 @@ def over_curve(row: dict[str, Any], curve: Sequence[dict[str, Any]], metric: str
     """A metric minus that of the curve at the row's L0; - outside of the curve, and where that is not all there."""
     if len(curve) < len(CURVE) or not all(computed_alike(row, point) for point in curve):
         return "-"
-    at = along_curve([point["summary"] for point in curve], metric, row["summary"]["l0"], "l0")
+    points = [point["summary"] for point in curve]
+    at = shares_along([point["l0"] for point in points], row["summary"]["l0"]) @ [point[metric] for point in points]
     return f"{row['summary'][metric] - at:+.4f}" if math.isfinite(at) else "-"
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -284,15 +285,22 @@ def main() -> None:
     try:
         app()
     except Problem as problem:
-        print(printable(str(problem)), file=sys.stderr)
-        sys.exit(problem.exit_status)
+        _refuse(problem)
     except OSError as error:
         if error.filename is None:
             raise
-        refused = Problem("A file or folder cannot be used.", where=error.filename, found=error.strerror)
-        print(printable(str(refused)), file=sys.stderr)
-        sys.exit(refused.exit_status)
+        _refuse(Problem("A file or folder cannot be used.", where=error.filename, found=error.strerror))
+    except (MemoryError, RuntimeError) as error:  # what torch raises where memory ends
+        if not isinstance(error, MemoryError) and not re.search(r"allocate memory|out of memory", str(error)):
+            raise
+        do = "take less at a time (batch_rows), smaller sizes, or a machine with more memory"
+        _refuse(Problem("There is not enough memory for this.", found=str(error).partition("\n")[0], do=do))
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             print("stopped; the same command goes on from what was last saved", file=sys.stderr)
         raise
+
+
+def _refuse(problem: Problem) -> NoReturn:
+    print(printable(str(problem)), file=sys.stderr)
+    sys.exit(problem.exit_status)

@@ -70,7 +70,7 @@ def test_a_full_disk_is_one_message_and_loses_nothing(project: TinyProject, smal
             break
         full += 1
         assert status == 1 and "No space left on device" in err and str(folder) in err and "Traceback" not in err
-        assert "goes on from what was last saved" in err
+        assert "goes on where it stopped" in err
         shards = sum("resid_post/c/" in name for name in content(folder))
         assert shards >= kept
         kept = shards

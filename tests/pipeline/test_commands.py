@@ -274,6 +274,23 @@ def test_training_dry_run(harvested: TinyProject) -> None:
     assert "steps" in out and not (harvested.root / "runs").exists()
 
 
+def test_where_memory_ends_there_is_one_message(project: TinyProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raising(error: Exception) -> None:
+        def run(*arguments: object) -> None:
+            raise error
+
+        monkeypatch.setattr("pipeline.report.run", run)
+
+    refused = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 256000000000 bytes"
+    for error in (RuntimeError(refused + "\nmore"), RuntimeError("CUDA out of memory. Tried"), MemoryError()):
+        raising(error)
+        status, _, err = project("report")
+        assert status == 1 and "not enough memory" in err and "more\n" not in err
+    raising(RuntimeError("a mistake of ours"))
+    with pytest.raises(RuntimeError, match="mistake"):
+        project("report")
+
+
 def test_steps_not_above_the_warmup(harvested: TinyProject) -> None:
     status, _, err = harvested("train", "--variant", "topk", "--steps", "5")
     assert status == 2 and "warm" in err and not (harvested.root / "runs").exists()
