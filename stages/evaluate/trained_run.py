@@ -70,7 +70,8 @@ class TrainedRun(Subject):
 
     @property
     def identity(self) -> str:
-        return digest([self.facts, self.sae_config, file_sha256(self.folder / SAE_FOLDER / WEIGHTS)])
+        weights = self.facts["files"][f"{SAE_FOLDER}/{WEIGHTS}"]  # what `read` found them to be
+        return digest([self.facts, self.sae_config, weights])
 
     def check_store(self, store: ActivationStore) -> None:
         if self.facts["store_root"] != store.root:

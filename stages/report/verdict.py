@@ -73,7 +73,7 @@ def at_equal_sparsity(matched: Matched) -> str:
     }
     clauses = [f"{kind} {listed(members)}" for kind, members in kinds.items() if members]
     names = listed(list(dict.fromkeys(each.control for each, _ in matched.differences)))
-    one = "; one seed" if max(d.n for d in differences) == 1 else ""
+    one = "; one seed" if max((d.n for d in differences), default=0) == 1 else ""
     return f"Against per-token SAEs at {at} ({names}{one}), {matched.variant} is {'; '.join(clauses)}."
 
 
